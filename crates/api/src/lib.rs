@@ -1,0 +1,1 @@
+//! The kind table and the schema facts of every built-in kind.

@@ -1,0 +1,1 @@
+//! The API server role: request path, registry and admission over the store.

@@ -1,0 +1,1 @@
+//! Words every layer shares: quantities, timestamps, revisions, names and the error chain.

@@ -1,0 +1,1 @@
+//! A load generator that drives any Kubernetes API server through the same phases.

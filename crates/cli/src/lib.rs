@@ -1,0 +1,1 @@
+//! The command line: flags defined once, readable tables, live progress.

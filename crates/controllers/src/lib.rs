@@ -1,0 +1,1 @@
+//! Pure planners, one file per controller: a view in, a plan out.

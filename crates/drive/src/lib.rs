@@ -1,0 +1,1 @@
+//! The reconcile shell: queues, freshness, back-off and execution for every planner.

@@ -1,0 +1,1 @@
+//! Pure decisions of the managed service: clusters, node pools, upgrades, autoscaling.

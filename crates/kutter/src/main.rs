@@ -1,0 +1,3 @@
+//! The one multi-call binary: composes the roles.
+
+fn main() {}

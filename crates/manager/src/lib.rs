@@ -1,0 +1,1 @@
+//! The managed service: clusters and node pools as supervised child processes.

@@ -1,0 +1,1 @@
+//! Kernel networking: netlink, nftables and the DNS socket.

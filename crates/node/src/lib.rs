@@ -1,0 +1,1 @@
+//! The node role: kubelet, proxy and DNS of one machine.

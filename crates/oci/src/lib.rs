@@ -1,0 +1,1 @@
+//! Images and containers: registry client, content store, snapshots, the runtime and its supervisor.

@@ -1,0 +1,1 @@
+//! Pure kubelet decisions: pod lifecycle, probes, eviction, status.

@@ -1,0 +1,1 @@
+//! Pure deciders of who may do what: authorization, admission, quota, pod security.

@@ -1,0 +1,1 @@
+//! Pure scheduling: filters, scores and preemption over an incremental snapshot.

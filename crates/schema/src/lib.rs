@@ -1,0 +1,1 @@
+//! The one schema engine: default, prune, validate, merge and transcode any kind's value tree.

@@ -1,0 +1,1 @@
+//! TLS, HTTP/1.1 and HTTP/2, websockets and SPDY streams.

@@ -1,0 +1,11 @@
+//! Durable, revisioned storage whose in-memory index is also the watch cache.
+//!
+//! An object is bytes with an extracted index; the store never decodes it to serve a read. One revision order
+//! spans all tables, as in etcd. See ARCHITECTURE.md, section 4.
+
+mod api;
+
+pub use api::{
+    Draft, Event, EventKind, Index, Key, Object, Page, Precondition, Range, Snapshot, Store, StoreError,
+    Watch, Write,
+};

@@ -1,0 +1,1 @@
+//! Volume engines: mounts, projected files and node-local persistent volumes.

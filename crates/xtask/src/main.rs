@@ -1,0 +1,3 @@
+//! Development tasks: the tidy check of layers, headers and purity.
+
+fn main() {}
