@@ -1,3 +1,43 @@
 //! The one multi-call binary: composes the roles.
+//!
+//! Each role is a file in `roles/` with a `clap::Args` struct named `Args` and a `run(Args)` function; this file
+//! only chooses. User commands live in the crate `cli`.
 
-fn main() {}
+mod roles;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "kutter", version, about = "Managed Kubernetes on your own machines")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The commands. One line per role, in alphabetical order.
+#[derive(Subcommand)]
+enum Command {
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let result: Result<(), roles::RoleError> = match Cli::parse().command {
+        Command::Version => {
+            println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kutter: {}", roles::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}

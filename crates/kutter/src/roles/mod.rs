@@ -1,0 +1,24 @@
+//! The roles the binary can play, one file each, and what they share: logging and the way errors are printed.
+
+/// What a role may end with; printed once, with its chain of causes.
+pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The error and its causes as one line: `failed to a: b: c`.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Sends log lines to standard error, `info` and above unless `KUTTER_LOG` says otherwise.
+/// Long-running roles call it first; user commands do not.
+#[expect(dead_code, reason = "the first role to land uses it")]
+pub fn init_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KUTTER_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
