@@ -1,0 +1,63 @@
+//! Which addresses and ports a cluster has on this machine: all derived from its index, so that nothing is
+//! remembered and two clusters never meet.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The addresses of one cluster. Networks are `(address, prefix length)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressPlan {
+    /// The network that joins this machine and the cluster's local nodes.
+    pub node_network: (Ipv4Addr, u8),
+    /// This machine's address on it, where the API server listens besides loopback.
+    pub gateway: Ipv4Addr,
+    /// Pod addresses; every node gets a /24 of it.
+    pub pod_network: (Ipv4Addr, u8),
+    /// Service addresses.
+    pub service_network: (Ipv4Addr, u8),
+    /// Addresses for Services of type LoadBalancer, reachable from this machine.
+    pub load_balancer_network: (Ipv4Addr, u8),
+    /// The API server on loopback.
+    pub api: SocketAddr,
+}
+
+/// Port of the first cluster's API server.
+const API_PORT_BASE: u16 = 6443;
+
+/// The addresses of the cluster with this index.
+///
+/// Nodes are in `172.31.INDEX.0/24` with load balancers in its upper `/26`, pods in a `10.x.0.0/16` of the
+/// cluster's own, services in `10.96.0.0/16` for every cluster (they never leave a node).
+pub fn address_plan(index: u8) -> AddressPlan {
+    AddressPlan {
+        node_network: (Ipv4Addr::new(172, 31, index, 0), 24),
+        gateway: Ipv4Addr::new(172, 31, index, 1),
+        pod_network: (Ipv4Addr::new(10, pod_octet(index), 0, 0), 16),
+        service_network: (Ipv4Addr::new(10, 96, 0, 0), 16),
+        load_balancer_network: (Ipv4Addr::new(172, 31, index, 192), 26),
+        api: SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT_BASE + u16::from(index))),
+    }
+}
+
+/// The second octet of the pod network: 10.0 to 10.255 without 10.96, which services use.
+fn pod_octet(index: u8) -> u8 {
+    let octet = 42u8.wrapping_add(index);
+    if (42..96).contains(&octet) { octet } else { octet.wrapping_add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::spec::CLUSTERS_MAX;
+
+    #[test]
+    fn no_two_clusters_share_an_address() {
+        let plans: Vec<AddressPlan> = (0..CLUSTERS_MAX as u8).map(address_plan).collect();
+        let distinct = |f: fn(&AddressPlan) -> String| plans.iter().map(f).collect::<BTreeSet<_>>().len();
+        assert_eq!(distinct(|p| p.node_network.0.to_string()), CLUSTERS_MAX);
+        assert_eq!(distinct(|p| p.pod_network.0.to_string()), CLUSTERS_MAX);
+        assert_eq!(distinct(|p| p.api.to_string()), CLUSTERS_MAX);
+        assert!(plans.iter().all(|p| p.pod_network.0 != p.service_network.0));
+    }
+}

@@ -1,0 +1,236 @@
+//! What a user asks for: clusters and their node pools, as kept by the manager and shown by its API.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The Kubernetes version this build serves.
+pub const KUBERNETES_VERSION: &str = "v1.36.2";
+
+/// Whether a cluster shall run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Control plane and nodes run.
+    #[default]
+    Running,
+    /// Everything is stopped, data is kept.
+    Stopped,
+    /// Everything is stopped and removed, then the record itself goes.
+    Deleted,
+}
+
+/// What a cluster is doing, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Processes are being started.
+    Starting,
+    /// Every process is ready.
+    Running,
+    /// A process that should run does not, and is being restarted.
+    Degraded,
+    /// Processes are being stopped.
+    Stopping,
+    /// Nothing runs, data is kept.
+    Stopped,
+    /// Data is being removed.
+    Deleting,
+}
+
+/// A managed cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// DNS-1123 label, unique on this machine.
+    pub name: String,
+    /// A small number, unique on this machine, from which addresses, ports and device names derive.
+    pub index: u8,
+    /// Served Kubernetes version, such as `v1.36.2`.
+    pub version: String,
+    /// Whether it shall run.
+    #[serde(default)]
+    pub desired: Desired,
+    /// Raised by every change of the wanted state.
+    #[serde(default)]
+    pub generation: u64,
+}
+
+/// A taint or toleration in the short form `key=value:Effect`, as users write it.
+pub type Toleration = String;
+
+/// A group of equal nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePool {
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// DNS-1123 label, unique in the cluster, at most 12 characters.
+    pub name: String,
+    /// How many local nodes.
+    pub count: u32,
+    /// CPU cores of each node; 0 means all of this machine.
+    #[serde(default)]
+    pub cpus: u32,
+    /// Memory of each node in MiB; 0 means all of this machine.
+    #[serde(default)]
+    pub memory_mib: u64,
+    /// Pods a node takes at most.
+    #[serde(default = "max_pods_default")]
+    pub max_pods: u32,
+    /// Labels of the nodes.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Taints of the nodes, `key=value:Effect`.
+    #[serde(default)]
+    pub taints: Vec<Toleration>,
+    /// Members that are stopped on purpose, by node name.
+    #[serde(default)]
+    pub stopped: Vec<String>,
+}
+
+fn max_pods_default() -> u32 {
+    250
+}
+
+/// Why a wanted state is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// A name is not usable.
+    #[error(
+        "name {0:?} is not usable: use 1 to {1} lower-case letters, digits or '-', beginning and ending with a letter or digit"
+    )]
+    Name(String, usize),
+    /// More nodes than one machine is allowed to carry.
+    #[error("{0} nodes in a pool are too many: at most {1}")]
+    Count(u32, u32),
+    /// A taint cannot be read.
+    #[error("taint {0:?} cannot be read: write key=value:NoSchedule, :PreferNoSchedule or :NoExecute")]
+    Taint(String),
+    /// No free index is left.
+    #[error("{0} clusters on this machine are too many: delete one first")]
+    Clusters(usize),
+}
+
+/// Most nodes in one pool: the node subnet of a cluster has 254 addresses.
+pub const POOL_COUNT_MAX: u32 = 100;
+/// Most clusters on one machine.
+pub const CLUSTERS_MAX: usize = 200;
+
+impl Cluster {
+    /// A new cluster with the lowest index that `existing` leaves free.
+    pub fn new(name: &str, existing: &[Cluster]) -> Result<Cluster, SpecError> {
+        check_name(name, 40)?;
+        let index = (0..CLUSTERS_MAX as u8)
+            .find(|i| existing.iter().all(|c| c.index != *i))
+            .ok_or(SpecError::Clusters(existing.len()))?;
+        Ok(Cluster {
+            name: name.to_owned(),
+            index,
+            version: KUBERNETES_VERSION.to_owned(),
+            desired: Desired::Running,
+            generation: 1,
+        })
+    }
+}
+
+impl NodePool {
+    /// A pool of `count` nodes without limits of their own.
+    pub fn new(cluster: &str, name: &str, count: u32) -> NodePool {
+        NodePool {
+            cluster: cluster.to_owned(),
+            name: name.to_owned(),
+            count,
+            cpus: 0,
+            memory_mib: 0,
+            max_pods: max_pods_default(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            stopped: Vec::new(),
+        }
+    }
+
+    /// Refuses what cannot be run.
+    pub fn check(&self) -> Result<(), SpecError> {
+        check_name(&self.name, 12)?;
+        if self.count > POOL_COUNT_MAX {
+            return Err(SpecError::Count(self.count, POOL_COUNT_MAX));
+        }
+        match self.taints.iter().find(|t| !is_taint(t)) {
+            Some(taint) => Err(SpecError::Taint(taint.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of the pool's nodes that shall run.
+    pub fn node_names(&self) -> Vec<String> {
+        (0..self.count)
+            .map(|ordinal| local_node_name(&self.cluster, &self.name, ordinal))
+            .filter(|name| !self.stopped.contains(name))
+            .collect()
+    }
+}
+
+/// `CLUSTER-POOL-ORDINAL`, the name of the Node object and of the local node.
+pub fn local_node_name(cluster: &str, pool: &str, ordinal: u32) -> String {
+    format!("{cluster}-{pool}-{ordinal}")
+}
+
+fn is_taint(text: &str) -> bool {
+    let Some((key_value, effect)) = text.rsplit_once(':') else { return false };
+    let key = key_value.split('=').next().unwrap_or_default();
+    !key.is_empty() && ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect)
+}
+
+fn check_name(name: &str, max: usize) -> Result<(), SpecError> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let good = !name.is_empty()
+        && name.len() <= max
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if good { Ok(()) } else { Err(SpecError::Name(name.to_owned(), max)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "default", "c-1"] {
+            assert!(Cluster::new(good, &[]).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", &"x".repeat(41)] {
+            assert!(matches!(Cluster::new(bad, &[]), Err(SpecError::Name(..))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn indexes_are_reused_lowest_first() {
+        let a = Cluster::new("a", &[]).unwrap();
+        let b = Cluster::new("b", std::slice::from_ref(&a)).unwrap();
+        assert_eq!((a.index, b.index), (0, 1));
+        assert_eq!(Cluster::new("c", &[b]).unwrap().index, 0);
+    }
+
+    #[test]
+    fn pools_refuse_what_cannot_run() {
+        let mut pool = NodePool::new("default", "pool", 3);
+        assert_eq!(pool.check(), Ok(()));
+        pool.taints = vec!["gpu=true:NoSchedule".into()];
+        assert_eq!(pool.check(), Ok(()));
+        pool.taints = vec!["gpu".into()];
+        assert_eq!(pool.check(), Err(SpecError::Taint("gpu".into())));
+        pool.taints.clear();
+        pool.count = POOL_COUNT_MAX + 1;
+        assert!(matches!(pool.check(), Err(SpecError::Count(..))));
+    }
+
+    #[test]
+    fn a_stopped_node_is_not_wanted() {
+        let mut pool = NodePool::new("default", "pool", 2);
+        pool.stopped.push("default-pool-0".into());
+        assert_eq!(pool.node_names(), ["default-pool-1"]);
+    }
+}
