@@ -1,1 +1,25 @@
 //! The kind table and the schema facts of every built-in kind.
+//!
+//! ```text
+//! let registry = SharedRegistry::new(Registry::builtin());
+//! let pods = registry.get().by_path("", "v1", "pods").unwrap().clone();   // Arc<KindDef>
+//! pods.kind; pods.api_version(); pods.namespaced(); pods.allows("watch");
+//! pods.resource();                      // "core/pods": the store's table
+//! pods.schema().at("spec.containers");  // compiled from facts on first use
+//! pods.subresource("eviction");         // kind and verbs
+//! pods.selects("spec.nodeName"); pods.selectable;
+//! registry.set(registry.get().with_custom(crd_kinds));
+//! ```
+//!
+//! `types::schema_of("meta_v1.DeleteOptions")` gives types that are no served kind.
+
+pub mod kinds;
+pub mod registry;
+pub mod types;
+
+pub use kinds::{Column, FieldForm, Generation, KindDef, Scope, SelectableField, Subresource};
+pub use registry::{Registry, SharedRegistry};
+pub use types::schema_of;
+
+#[cfg(test)]
+mod tests;

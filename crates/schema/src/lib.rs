@@ -1,1 +1,20 @@
 //! The one schema engine: default, prune, validate, merge and transcode any kind's value tree.
+//!
+//! Values are `serde_json::Value`; what is known of them is a [`Schema`]. Walk it by name:
+//!
+//! ```text
+//! let pod = api::schema_of("core_v1.Pod").unwrap();
+//! let containers = pod.at("spec.containers").unwrap();      // or .field("spec")?.field("containers")?
+//! containers.is_list(); containers.item();                  // item schema (lists, maps)
+//! containers.list_type();                                   // ListType::Map(["name"]): server-side apply
+//! containers.patch().merge; containers.merge_key();         // strategic merge: Some("name")
+//! containers.item().unwrap().is_atomic();                   // structs and maps replaced as a whole
+//! pod.at("spec.containers[].ports[].protocol").unwrap().default();
+//! ```
+//!
+//! [`Schema::object`] gives the fields of an object type with tags and emission rules ([`Field`]).
+
+pub mod facts;
+pub mod types;
+
+pub use types::{Either, Emit, Field, ListType, Object, ObjectRef, Patch, Rules, Schema, Text, Type, Wire};

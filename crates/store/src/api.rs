@@ -54,6 +54,10 @@ pub struct Object {
     pub created: u64,
     /// The revision of this version.
     pub modified: u64,
+    /// Offset of the revision's digits within `json`.
+    pub hole: u32,
+    /// When the store deletes it by itself, in seconds since the epoch.
+    pub expires: Option<u64>,
     /// The extracted index.
     pub index: Index,
     /// The protobuf form, made on first demand.
@@ -209,6 +213,9 @@ pub trait Store: Send + Sync + 'static {
     /// Applies one change. Ready when durable; then visible to every reader and watcher.
     /// Gives the new version, or for a deletion the last one.
     fn write(&self, write: Write) -> Pending<'_, Arc<Object>>;
+    /// Like [`Store::write`], for an object that the store itself deletes at or soon after `expires` (seconds
+    /// since the epoch). A later write without an expiry keeps the object for ever.
+    fn write_until(&self, write: Write, expires: u64) -> Pending<'_, Arc<Object>>;
     /// Waits until the store has reached at least `revision` (resourceVersion "not older than" reads), and for
     /// a replicated store with `None` until it has reached what the quorum had when called.
     fn reach(&self, revision: Option<u64>) -> Pending<'_, u64>;

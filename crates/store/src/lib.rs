@@ -6,6 +6,6 @@
 mod api;
 
 pub use api::{
-    Draft, Event, EventKind, Index, Key, Object, Page, Precondition, Range, Snapshot, Store, StoreError,
-    Watch, Write,
+    Draft, Event, EventKind, Index, Key, Object, Page, Pending, Precondition, Range, Snapshot, Store,
+    StoreError, Watch, Write,
 };
