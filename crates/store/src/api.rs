@@ -145,14 +145,14 @@ pub struct Event {
     pub frames: [OnceLock<Bytes>; 3],
 }
 
+/// Events, and the revision up to which the table is known with them.
+pub type Batch = (Vec<Arc<Event>>, u64);
+
 /// A cursor into a table's ring of events.
 pub trait Watch: Send {
     /// The next events in revision order (at most `max`), waiting until there is at least one.
     /// The second value is the revision up to which the table is now known, for bookmarks.
-    fn next(
-        &mut self,
-        max: usize,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(Vec<Arc<Event>>, u64), StoreError>> + Send + '_>>;
+    fn next(&mut self, max: usize) -> Pending<'_, Batch>;
     /// The revision up to which nothing is missing, without waiting: a bookmark may carry it.
     fn progress(&self) -> u64;
 }

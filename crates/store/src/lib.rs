@@ -4,8 +4,16 @@
 //! spans all tables, as in etcd. See ARCHITECTURE.md, section 4.
 
 mod api;
+mod codec;
+mod embedded;
+mod memory;
+mod seal;
+mod splice;
 
 pub use api::{
-    Draft, Event, EventKind, Index, Key, Object, Page, Pending, Precondition, Range, Snapshot, Store,
+    Batch, Draft, Event, EventKind, Index, Key, Object, Page, Pending, Precondition, Range, Snapshot, Store,
     StoreError, Watch, Write,
 };
+pub use embedded::{BackupInfo, Embedded, Options, restore, verify};
+pub use memory::History;
+pub use seal::SealError;

@@ -1,0 +1,147 @@
+//! The log as a row of segments: appending, rotating, preparing ahead, and removing what a checkpoint covers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use super::segment::{self, Segment};
+
+/// How large segments are, in bytes. They grow fourfold from first to most, so that an idle store stays tiny.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub first: u64,
+    pub most: u64,
+}
+
+impl Sizes {
+    fn after(self, size: u64) -> u64 {
+        size.saturating_mul(4).clamp(self.first, self.most)
+    }
+}
+
+/// A finished segment.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub path: PathBuf,
+    pub last: u64,
+    pub size: u64,
+}
+
+#[derive(Debug)]
+enum Next {
+    Absent,
+    Preparing(JoinHandle<io::Result<Segment>>),
+    Ready(Segment),
+}
+
+/// The log, open for appending.
+#[derive(Debug)]
+pub(super) struct Log {
+    dir: PathBuf,
+    sizes: Sizes,
+    active: Segment,
+    finished: Vec<Finished>,
+    next: Next,
+}
+
+/// A retired segment waiting to be used again.
+fn spare(dir: &Path) -> PathBuf {
+    dir.join("spare")
+}
+
+impl Log {
+    /// A log that continues `active`.
+    pub fn new(
+        dir: &Path,
+        sizes: Sizes,
+        active: Segment,
+        finished: Vec<Finished>,
+        next: Option<Segment>,
+    ) -> Self {
+        let next = next.map_or(Next::Absent, Next::Ready);
+        Self { dir: dir.into(), sizes, active, finished, next }
+    }
+
+    /// The newest segment and the offset where the next frame goes.
+    pub fn position(&self) -> (&Path, u64) {
+        (&self.active.path, self.active.end)
+    }
+
+    /// Completes the frame's header and makes the frame durable.
+    pub fn append(&mut self, frame: &mut [u8], count: u32, first: u64) -> io::Result<()> {
+        if !self.active.fits(frame.len()) {
+            self.rotate(frame.len())?;
+        }
+        if !segment::seal_frame(frame, self.active.salt, count, first) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.active.append(frame, (first + u64::from(count)).saturating_sub(1))?;
+        if matches!(self.next, Next::Absent) && self.active.end > self.active.size / 2 {
+            self.prepare();
+        }
+        Ok(())
+    }
+
+    /// Starts making the next segment in the background.
+    fn prepare(&mut self) {
+        let (dir, sequence) = (self.dir.clone(), self.active.sequence + 1);
+        let size = self.sizes.after(self.active.size);
+        let make = move || make(&dir, sequence, size);
+        if let Ok(thread) = std::thread::Builder::new().name("store-segment".into()).spawn(make) {
+            self.next = Next::Preparing(thread);
+        }
+    }
+
+    fn rotate(&mut self, length: usize) -> io::Result<()> {
+        let need = segment::HEADER + length as u64;
+        let ready = match std::mem::replace(&mut self.next, Next::Absent) {
+            Next::Ready(segment) => Some(segment),
+            // A failure is found again just below, where it can be told.
+            Next::Preparing(thread) => thread.join().ok().and_then(Result::ok),
+            Next::Absent => None,
+        };
+        let next = match ready {
+            Some(segment) if segment.fits(length) => segment,
+            _ => {
+                let size = self.sizes.after(self.active.size).max(need.next_multiple_of(4096));
+                make(&self.dir, self.active.sequence + 1, size)?
+            }
+        };
+        let done = std::mem::replace(&mut self.active, next);
+        self.active.last = done.last;
+        self.finished.push(Finished { path: done.path, last: done.last, size: done.size });
+        Ok(())
+    }
+
+    /// Removes segments that hold nothing after `revision`.
+    pub fn retire(&mut self, revision: u64) -> io::Result<()> {
+        if self.active.end == segment::HEADER {
+            // The newest finished segment still says where the log stands.
+            return Ok(());
+        }
+        let keep_spare = self.sizes.most;
+        for old in self.finished.extract_if(.., |old| old.last <= revision) {
+            let spare = spare(&self.dir);
+            if old.size == keep_spare && !spare.exists() {
+                std::fs::rename(&old.path, &spare)?;
+            } else {
+                std::fs::remove_file(&old.path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Next::Preparing(thread) = std::mem::replace(&mut self.next, Next::Absent) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn make(dir: &Path, sequence: u64, size: u64) -> io::Result<Segment> {
+    let spare = spare(dir);
+    let reuse = std::fs::metadata(&spare).is_ok_and(|file| file.len() == size);
+    Segment::create(dir, sequence, size, reuse.then_some(&*spare))
+}
