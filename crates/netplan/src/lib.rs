@@ -1,1 +1,12 @@
 //! Pure networking: services, network policy, address management and DNS answers compiled to rule sets.
+
+pub mod base_rules;
+pub mod cidr;
+pub mod endpoints;
+pub mod ipam;
+pub mod pods;
+pub mod ruleset;
+pub mod services;
+pub mod table;
+
+pub use cidr::{Cidr, Family};
