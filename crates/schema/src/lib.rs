@@ -12,9 +12,20 @@
 //! pod.at("spec.containers[].ports[].protocol").unwrap().default();
 //! ```
 //!
+//! Engines: [`decode::decode`] (a request's body, in any of the three forms), [`json::parse`] (duplicates, unknown fields), [`canonicalize`] (types, canonical scalars, zero values),
+//! [`FieldError`] (messages and causes), [`protobuf`] (transcoding and the envelope).
+//!
 //! [`Schema::object`] gives the fields of an object type with tags and emission rules ([`Field`]).
 
+pub mod canonical;
+pub mod decode;
+pub mod duration;
+pub mod error;
 pub mod facts;
+pub mod json;
+pub mod protobuf;
 pub mod types;
 
+pub use canonical::{TypeError, canonicalize};
+pub use error::{FieldError, Path, Reason, aggregate};
 pub use types::{Either, Emit, Field, ListType, Object, ObjectRef, Patch, Rules, Schema, Text, Type, Wire};

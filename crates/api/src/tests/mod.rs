@@ -1,5 +1,7 @@
 //! The table and the facts are whole: every kind has a type, every reference resolves.
 
+mod decode;
+
 use schema::{ListType, Schema, Type};
 
 use crate::{Generation, Registry, types};
