@@ -1,7 +1,7 @@
 //! Durable, revisioned storage whose in-memory index is also the watch cache.
 //!
 //! An object is bytes with an extracted index; the store never decodes it to serve a read. One revision order
-//! spans all tables, as in etcd. See ARCHITECTURE.md, section 4.
+//! spans all tables, as in etcd. See ARCHITECTURE.md, section 4, and FORMAT.md for what is on disk.
 
 mod api;
 mod codec;

@@ -1,10 +1,11 @@
-//! The embedded store: a group-commit log in front of the in-memory tables, with checkpoints in redb.
+//! The embedded store: a group-commit log in front of the in-memory tables, with checkpoints beside it.
 //!
 //! One thread owns the files. It takes whatever writes are queued, commits them as one frame with one
 //! fdatasync, and only then shows them to readers and watchers, who never wait for a disk. FORMAT.md describes
 //! the files.
 
 mod backup;
+mod blocks;
 mod checkpoint;
 mod log;
 mod queue;
@@ -27,10 +28,12 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::api::{Key, Object, Pending, Snapshot, Store, StoreError, Watch, Write};
 use crate::memory::{History, Memory, To};
 use crate::seal::Keyring;
-pub use backup::{BackupInfo, restore, verify};
+pub use backup::{restore, verify};
+pub use blocks::BackupInfo;
+use blocks::Moment;
 use checkpoint::Checkpoint;
 use queue::{Command, Queue, Queued};
-use writer::{Moment, Writer};
+use writer::Writer;
 
 /// How an embedded store is opened.
 #[derive(Debug, Clone)]
@@ -43,7 +46,7 @@ pub struct Options {
     pub segment_bytes_first: u64,
     /// Size of later log segments at most, in bytes.
     pub segment_bytes_max: u64,
-    /// Log bytes after which a checkpoint is made.
+    /// Log bytes after which a checkpoint is made; at least as many as the last one had.
     pub checkpoint_bytes: u64,
     /// Writes that may wait at once; more wait outside the queue.
     pub queue_max: usize,
@@ -141,12 +144,12 @@ impl Embedded {
             first: options.segment_bytes_first.max(2 * segment::HEADER),
             most: options.segment_bytes_max.max(options.segment_bytes_first),
         };
-        let mut replay = Replay { memory: &memory, keys: &keys, deadlines, removed: Vec::new(), bytes: 0 };
+        let mut replay = Replay { memory: &memory, keys: &keys, deadlines, bytes: 0 };
         let mut interner = crate::codec::Interner::default();
         let base = checkpoint.revision();
         let (log, last) =
             recover::recover(&log_dir, sizes, base, &mut |frame| replay.frame(frame, base, &mut interner))?;
-        let Replay { deadlines, removed, bytes, .. } = replay;
+        let Replay { deadlines, bytes, .. } = replay;
         debug_assert!(last >= base && memory.revision() == last);
         if keys.is_empty() && !options.secret.is_empty() {
             let made = keys.add().and_then(|()| keys.save(&keys_path));
@@ -160,11 +163,11 @@ impl Embedded {
             queue: queue.clone(),
             keys: keys.clone(),
             log,
+            threshold: options.checkpoint_bytes.max(checkpoint.bytes()),
             checkpoint: Some(checkpoint),
             checkpointing: None,
             checkpoint_bytes: options.checkpoint_bytes,
             since: bytes,
-            removed,
             deadlines,
             asked: Vec::new(),
             retry: None,
@@ -259,7 +262,6 @@ struct Replay<'a> {
     memory: &'a Memory,
     keys: &'a Keyring,
     deadlines: BTreeSet<(u64, Key)>,
-    removed: Vec<Key>,
     bytes: u64,
 }
 
@@ -285,8 +287,7 @@ impl Replay<'_> {
         for change in &changes {
             match &change.to {
                 To::Put { expires: Some(at), .. } => drop(self.deadlines.insert((*at, change.key.clone()))),
-                To::Put { .. } => {}
-                To::Delete { .. } => self.removed.push(change.key.clone()),
+                To::Put { .. } | To::Delete { .. } => {}
             }
         }
         self.bytes += frame.next - frame.offset;

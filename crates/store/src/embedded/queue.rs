@@ -6,7 +6,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::writer::Moment;
+use super::blocks::Moment;
 use crate::api::{Key, Object, Precondition, StoreError};
 
 /// Where the answer to a write goes; the store's own writes need none.

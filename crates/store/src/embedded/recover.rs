@@ -8,7 +8,7 @@ use super::segment::{self, Frame, Segment};
 use crate::api::StoreError;
 
 /// What to do about a damaged file.
-const ADVICE: &str = "nothing was changed; put the file back from a copy, or move the data directory away and \
+pub(super) const ADVICE: &str = "nothing was changed; put the file back from a copy, or move the data directory away and \
                       run `kutter restore` with a backup";
 
 /// The error for a damaged file.

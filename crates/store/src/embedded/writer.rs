@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::checkpoint::{Checkpoint, Work};
+use super::blocks::Moment;
+use super::checkpoint::Checkpoint;
 use super::log::Log;
 use super::queue::{Command, Done, Inbox, Queue, Queued};
 use super::{is_full, record, segment};
 use crate::api::{Key, Object, Precondition, StoreError, Write};
-use crate::memory::{Change, Memory, To, View};
+use crate::memory::{Change, Memory, To};
 use crate::seal::Keyring;
 
 /// Bytes of one frame at most, unless one record alone is larger.
@@ -27,13 +28,7 @@ const AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long a failed checkpoint waits before the next.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// All tables at one revision.
-pub(super) struct Moment {
-    pub tables: Vec<(Arc<str>, View)>,
-    pub revision: u64,
-}
-
-type CheckpointThread = JoinHandle<(Checkpoint, Result<(), StoreError>, Work)>;
+type CheckpointThread = JoinHandle<(Checkpoint, Result<(), StoreError>)>;
 
 /// Everything the thread owns.
 pub(super) struct Writer {
@@ -44,10 +39,12 @@ pub(super) struct Writer {
     /// Absent while a thread writes it.
     pub checkpoint: Option<Checkpoint>,
     pub checkpointing: Option<CheckpointThread>,
+    /// Log bytes after which a checkpoint is made, at least.
     pub checkpoint_bytes: u64,
+    /// Log bytes after which the next is made.
+    pub threshold: u64,
     /// Log bytes since the last checkpoint began.
     pub since: u64,
-    pub removed: Vec<Key>,
     pub deadlines: BTreeSet<(u64, Key)>,
     pub asked: Vec<oneshot::Sender<Result<u64, StoreError>>>,
     pub retry: Option<Instant>,
@@ -213,8 +210,7 @@ impl Writer {
         for change in &changes {
             match &change.to {
                 To::Put { expires: Some(at), .. } => drop(self.deadlines.insert((*at, change.key.clone()))),
-                To::Put { .. } => {}
-                To::Delete { .. } => self.removed.push(change.key.clone()),
+                To::Put { .. } | To::Delete { .. } => {}
             }
         }
         let Some(last) = changes.last().map(|change| change.revision) else { return };
@@ -228,8 +224,7 @@ impl Writer {
         for command in commands {
             match command {
                 Command::Moment(done) => {
-                    let moment = Moment { tables: self.memory.all(), revision: self.memory.revision() };
-                    let _ = done.send(moment);
+                    let _ = done.send(self.moment());
                 }
                 Command::Checkpoint(done) => self.asked.push(done),
                 Command::CheckpointEnded => self.end_checkpoint(),
@@ -237,29 +232,29 @@ impl Writer {
         }
     }
 
+    fn moment(&self) -> Moment {
+        Moment { tables: self.memory.all(), revision: self.memory.revision() }
+    }
+
     /// Begins a checkpoint when enough was logged or one was asked for; waits for a running one when the log
     /// has outgrown it by far, so that disk use stays bounded.
     fn checkpoint_if_due(&mut self) {
-        if self.checkpointing.is_some() && self.since > 2 * self.checkpoint_bytes {
+        if self.checkpointing.is_some() && self.since > 2 * self.threshold {
             self.end_checkpoint();
         }
-        let due = self.since > self.checkpoint_bytes && self.retry.is_none_or(|at| Instant::now() >= at);
+        let due = self.since > self.threshold && self.retry.is_none_or(|at| Instant::now() >= at);
         if self.checkpointing.is_some() || self.broken.is_some() || !due && self.asked.is_empty() {
             return;
         }
         let Some(mut checkpoint) = self.checkpoint.take() else { return };
-        let work = Work {
-            tables: self.memory.all(),
-            removed: std::mem::take(&mut self.removed),
-            revision: self.memory.revision(),
-        };
+        let moment = self.moment();
         self.since = 0;
         self.retry = None;
         let (keys, queue) = (self.keys.clone(), self.queue.clone());
         let write = move || {
-            let result = checkpoint.write(&work, &keys);
+            let result = checkpoint.write(&moment, &keys);
             queue.command(Command::CheckpointEnded);
-            (checkpoint, result, work)
+            (checkpoint, result)
         };
         match std::thread::Builder::new().name("store-checkpoint".into()).spawn(write) {
             Ok(thread) => self.checkpointing = Some(thread),
@@ -270,7 +265,7 @@ impl Writer {
     /// Takes the result of the running checkpoint, waiting for it.
     fn end_checkpoint(&mut self) {
         let Some(thread) = self.checkpointing.take() else { return };
-        let Ok((checkpoint, result, mut work)) = thread.join() else {
+        let Ok((checkpoint, result)) = thread.join() else {
             self.broken = Some("checkpoint thread panicked; open the store again".into());
             return;
         };
@@ -280,9 +275,7 @@ impl Writer {
         });
         if let Err(error) = &result {
             tracing::warn!("checkpoint failed, trying again: {error}");
-            work.removed.append(&mut self.removed);
-            self.removed = work.removed;
-            self.since = self.since.max(self.checkpoint_bytes + 1);
+            self.since = self.since.max(self.threshold + 1);
             self.retry = Some(Instant::now() + RETRY_AFTER);
         }
         for done in self.asked.drain(..) {
@@ -292,6 +285,8 @@ impl Writer {
             };
             let _ = done.send(told);
         }
+        // Writing everything again must cost no more than writing the log did.
+        self.threshold = self.checkpoint_bytes.max(checkpoint.bytes());
         self.checkpoint = Some(checkpoint);
     }
 
