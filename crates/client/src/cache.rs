@@ -417,6 +417,16 @@ impl<T: Object> Cache<T> {
         let _ = progress.wait_for(|p| p.revision >= revision).await;
     }
 
+    /// Waits until the condition holds, looking again whenever the cache changes.
+    pub async fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
+        let mut progress = self.shared.progress.subscribe();
+        while !holds(self) {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Whether the first list is complete.
     #[must_use]
     pub fn is_synced(&self) -> bool {

@@ -1,1 +1,18 @@
 //! Pure planners, one file per controller: a view in, a plan out.
+//!
+//! Nothing here reads a clock, draws a random number or makes a request. A planner is a total function from
+//! what is known to what is to be done; [`Action`] is everything that can be done.
+
+mod action;
+mod claim;
+pub mod deployment;
+pub mod diff;
+pub mod names;
+pub mod percent;
+pub mod pod;
+pub mod replicaset;
+pub mod select;
+
+pub use action::{
+    Action, Failure, Note, Object, Plan, Propagation, Reason, Report, Resource, ScopeOf, Target, Wake,
+};

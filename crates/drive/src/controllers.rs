@@ -1,0 +1,54 @@
+//! All controllers: which objects wake which keys, and how each gathers its view.
+
+use std::sync::Arc;
+
+use client::Client;
+
+use crate::lease::Election;
+use crate::metrics::Metrics;
+use crate::shell::{Controller, Shell};
+
+mod workloads;
+
+/// How the controllers are to run.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Run only while leading this election.
+    pub election: Option<Election>,
+    /// Names of controllers that are not to run.
+    pub disabled: Vec<String>,
+    /// Where they count.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Every controller there is.
+pub const ALL: &[Controller] = &[
+    Controller { name: "deployment-controller", wire: workloads::deployment },
+    Controller { name: "replicaset-controller", wire: workloads::replicaset },
+    Controller { name: "replication-controller", wire: workloads::replication_controller },
+];
+
+/// Runs all controllers for as long as the future is polled; while it leads, if there is an election.
+pub async fn run(client: Client, options: Options) {
+    loop {
+        if let Some(election) = &options.election {
+            election.win(&client).await;
+        }
+        let mut shell = start(client.clone(), &options);
+        match &options.election {
+            None => return shell.wait().await,
+            Some(election) => election.hold(&client).await,
+        }
+        tracing::warn!("the lease is lost, controllers stop");
+    }
+}
+
+/// Starts all controllers; they stop when the shell is dropped.
+#[must_use]
+pub fn start(client: Client, options: &Options) -> Shell {
+    let mut shell = Shell::new(client, options.metrics.clone());
+    for controller in ALL.iter().filter(|c| !options.disabled.iter().any(|d| d == c.name)) {
+        shell.start(*controller);
+    }
+    shell
+}

@@ -1,0 +1,217 @@
+//! Carries out plans. It makes no choices: what fails ends the pass, and the planner decides anew.
+
+use client::{ApiResource, Client, DeleteOptions, Error, ListOptions, ObjectKey, Patch, WriteOptions};
+use controllers::{Action, Note, Propagation, Report, Resource, Target};
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use crate::caches::{Written, Wrote};
+use crate::events::Recorder;
+
+/// Requests of one plan that are under way at once.
+const AT_ONCE: usize = 128;
+
+/// How a plan went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was written, for the freshness gate.
+    pub writes: Vec<Written>,
+    /// What ended it before its end.
+    pub failure: Option<Stopped>,
+}
+
+/// Why a plan was not carried out to its end.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The view was out of date; planning again will do.
+    Stale(String),
+    /// The server refused, or there was no answer.
+    Failed {
+        /// What was tried.
+        verb: &'static str,
+        /// The server's message.
+        message: String,
+    },
+}
+
+type Done = Result<Option<Written>, (&'static str, Error)>;
+
+/// Carries out the actions in order; runs of creations and of deletions go in parallel.
+pub async fn execute(client: &Client, recorder: &Recorder, actions: &[Action]) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut rest = actions;
+    while let Some(first) = rest.first() {
+        let kind = std::mem::discriminant(first);
+        let parallel = matches!(first, Action::Create { .. } | Action::Delete { .. });
+        let run = rest.iter().take_while(|a| parallel && std::mem::discriminant(*a) == kind).count().max(1);
+        let (now, later) = rest.split_at(run);
+        rest = later;
+        // Creations start slowly, so that what is refused for all is tried for few.
+        let mut batch = if matches!(first, Action::Create { .. }) { 1 } else { AT_ONCE };
+        let mut waiting = now;
+        while !waiting.is_empty() {
+            let (these, others) = waiting.split_at(batch.min(waiting.len()));
+            waiting = others;
+            batch = batch.saturating_mul(2);
+            let requests: Vec<_> = these.iter().map(|action| perform(client, recorder, action)).collect();
+            let mut running = futures_util::stream::iter(requests).buffer_unordered(AT_ONCE);
+            while let Some(done) = running.next().await {
+                match done {
+                    Ok(written) => outcome.writes.extend(written),
+                    Err((verb, error)) => {
+                        outcome.failure.get_or_insert_with(|| stopped(verb, &error));
+                    }
+                }
+            }
+            if outcome.failure.is_some() {
+                return outcome;
+            }
+        }
+    }
+    outcome
+}
+
+fn stopped(verb: &'static str, error: &Error) -> Stopped {
+    let stale = match verb {
+        "create" => error.is_already_exists(),
+        _ => error.is_conflict() || error.is_not_found(),
+    };
+    match stale {
+        true => Stopped::Stale(error.to_string()),
+        false => Stopped::Failed { verb, message: error.chain() },
+    }
+}
+
+async fn perform(client: &Client, recorder: &Recorder, action: &Action) -> Done {
+    match action {
+        Action::Create { resource, object, report } => {
+            let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("");
+            let created = client.create_at(&api(resource), namespace, object, &WriteOptions::default()).await;
+            match created {
+                // Nothing can be made here any more, and nothing needs to be.
+                Err(error) if error.is_namespace_terminating() => Ok(None),
+                created => told(recorder, report.as_ref(), "create", created).map(|o| revision(resource, &o)),
+            }
+        }
+        Action::Patch { target, subresource, patch, report } => {
+            let patch = Patch::Merge((**patch).clone());
+            let sub = Some(*subresource).filter(|s| !s.is_empty());
+            let place = (target.namespace.as_str(), target.name.as_str());
+            let options = WriteOptions::default();
+            let patched = client.patch_at(&api(&target.resource), place, sub, &patch, &options).await;
+            told(recorder, report.as_ref(), "patch", patched).map(|o| revision(&target.resource, &o))
+        }
+        Action::Delete { target, grace_s, propagation, report } => {
+            delete(client, recorder, target, *grace_s, *propagation, report.as_ref()).await
+        }
+        Action::DeleteAll { resource, namespace } => {
+            let (list, options) = (ListOptions::default(), DeleteOptions::default());
+            let deleted = client.delete_collection_at(&api(resource), namespace, &list, &options).await;
+            deleted.map(|_| None).map_err(|e| ("delete", e))
+        }
+        Action::Post { target, subresource, body } => {
+            let uri = api(&target.resource).path(&target.namespace, Some(&target.name), Some(subresource));
+            let body = serde_json::to_vec(body).map_err(|e| ("post", Error::Request(e.to_string())))?;
+            let posted = client.raw(http::Method::POST, &uri, "application/json", body.into()).await;
+            posted.map(|_| None).map_err(|e| ("post", e))
+        }
+        Action::Replace { target, subresource, object } => {
+            let place = api(&target.resource);
+            let options = WriteOptions::default();
+            let sub = Some(*subresource).filter(|s| !s.is_empty());
+            let replaced: Result<Value, Error> =
+                client.update_at(&place, &target.namespace, &target.name, sub, object, &options).await;
+            replaced.map(|o| revision(&target.resource, &o)).map_err(|e| ("update", e))
+        }
+        Action::Event { about, note } => {
+            recorder.tell(about, note);
+            Ok(None)
+        }
+    }
+}
+
+async fn delete(
+    client: &Client,
+    recorder: &Recorder,
+    target: &Target,
+    grace_s: Option<i64>,
+    propagation: Option<Propagation>,
+    report: Option<&Report>,
+) -> Done {
+    let mut options = DeleteOptions { grace_period_seconds: grace_s, ..DeleteOptions::default() };
+    if !target.uid.is_empty() {
+        options.preconditions = DeleteOptions::uid(&target.uid).preconditions;
+    }
+    options.propagation_policy = propagation.map(|p| match p {
+        Propagation::Orphan => client::Propagation::Orphan,
+        Propagation::Background => client::Propagation::Background,
+        Propagation::Foreground => client::Propagation::Foreground,
+    });
+    let deleted = client.delete_at(&api(&target.resource), &target.namespace, &target.name, &options).await;
+    let written = Written {
+        group: target.resource.group.to_string(),
+        plural: target.resource.plural.to_string(),
+        key: ObjectKey::new(&target.namespace, &target.name),
+        what: Wrote::Deletion { uid: target.uid.clone() },
+    };
+    match deleted {
+        // Gone already, or another object by now: either way this one is not there.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(Some(written)),
+        deleted => told(recorder, report, "delete", deleted).map(|_| Some(written)),
+    }
+}
+
+/// Tells how an action went, if the planner asked for it.
+fn told(
+    recorder: &Recorder,
+    report: Option<&Report>,
+    verb: &'static str,
+    result: Result<Value, Error>,
+) -> Result<Value, (&'static str, Error)> {
+    let Some(report) = report else { return result.map_err(|e| (verb, e)) };
+    match &result {
+        Ok(_) => {
+            if let Some(note) = &report.done {
+                recorder.tell(&report.about, note);
+            }
+        }
+        Err(error) if matches!(stopped(verb, error), Stopped::Stale(_)) => {}
+        Err(error) => {
+            if let Some(note) = &report.failed {
+                let message = format!("{}{}", note.message, error.chain());
+                recorder.tell(&report.about, &Note { message, ..note.clone() });
+            }
+        }
+    }
+    result.map_err(|e| (verb, e))
+}
+
+/// Where the caches must get to before they show this object.
+fn revision(resource: &Resource, object: &Value) -> Option<Written> {
+    let meta = object.get("metadata")?;
+    let text = |field: &str| meta.get(field).and_then(Value::as_str);
+    // An object whose last finalizer goes is deleted by the same write, at a revision that is not told.
+    let going = meta.get("deletionTimestamp").is_some() && meta.get("finalizers").is_none();
+    let what = match going {
+        true => Wrote::Deletion { uid: text("uid")?.to_owned() },
+        false => Wrote::Revision(text("resourceVersion")?.parse().ok()?),
+    };
+    Some(Written {
+        group: resource.group.to_string(),
+        plural: resource.plural.to_string(),
+        key: ObjectKey::new(text("namespace").unwrap_or(""), text("name")?),
+        what,
+    })
+}
+
+/// The client's word for a kind.
+#[must_use]
+pub fn api(resource: &Resource) -> ApiResource {
+    ApiResource {
+        group: resource.group.clone(),
+        version: resource.version.clone(),
+        kind: resource.kind.clone(),
+        plural: resource.plural.clone(),
+        namespaced: resource.namespaced,
+    }
+}
