@@ -65,7 +65,11 @@ impl Resource {
     /// `v1` or `group/version`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -256,7 +260,12 @@ impl Action {
 
     /// Changes `old` into `new` through a subresource.
     #[must_use]
-    pub fn patch_at<T: Serialize>(target: Target, subresource: &'static str, old: &T, new: &T) -> Option<Self> {
+    pub fn patch_at<T: Serialize>(
+        target: Target,
+        subresource: &'static str,
+        old: &T,
+        new: &T,
+    ) -> Option<Self> {
         let old = diff::value(old);
         let mut patch = diff::merge_patch(&old, &diff::value(new))?;
         if let Some(version) = old.pointer("/metadata/resourceVersion") {
@@ -292,7 +301,9 @@ impl Action {
     /// The same action with this report.
     #[must_use]
     pub fn reported(mut self, to_tell: Report) -> Self {
-        if let Self::Create { report, .. } | Self::Patch { report, .. } | Self::Delete { report, .. } = &mut self {
+        if let Self::Create { report, .. } | Self::Patch { report, .. } | Self::Delete { report, .. } =
+            &mut self
+        {
             *report = Some(to_tell);
         }
         self

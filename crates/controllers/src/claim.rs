@@ -48,7 +48,11 @@ fn release(resource: crate::Resource, meta: &ObjectMeta, uid: &str) -> Action {
 }
 
 /// Replaces the owners, provided the object has not changed.
-pub(crate) fn owners_patch<T: serde::Serialize>(resource: crate::Resource, meta: &ObjectMeta, owners: &[T]) -> Action {
+pub(crate) fn owners_patch<T: serde::Serialize>(
+    resource: crate::Resource,
+    meta: &ObjectMeta,
+    owners: &[T],
+) -> Action {
     let patch = json!({"metadata": {"ownerReferences": owners, "resourceVersion": meta.resource_version}});
     Action::merge(Target::at(resource, meta), "", patch)
 }

@@ -206,7 +206,8 @@ impl<'a> Rollout<'a> {
             return (0, 0);
         }
         let rolling = self.spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
-        let (surge, unavailable) = (rolling.and_then(|r| r.max_surge.as_ref()), rolling.and_then(|r| r.max_unavailable.as_ref()));
+        let (surge, unavailable) =
+            (rolling.and_then(|r| r.max_surge.as_ref()), rolling.and_then(|r| r.max_unavailable.as_ref()));
         let (surge, unavailable) = percent::fenceposts(surge, unavailable, self.desired());
         (surge, unavailable.min(self.desired()))
     }
@@ -220,7 +221,9 @@ impl<'a> Rollout<'a> {
         set.annotations.extend(copied);
         set_revision(&mut set.annotations, next);
         set.min_ready = self.spec.min_ready_seconds;
-        if set.min_ready.unwrap_or(0) == 0 && set.old.spec.as_ref().and_then(|s| s.min_ready_seconds).is_none() {
+        if set.min_ready.unwrap_or(0) == 0
+            && set.old.spec.as_ref().and_then(|s| s.min_ready_seconds).is_none()
+        {
             set.min_ready = None;
         }
         set.annotations.get(REVISION).cloned()
@@ -245,7 +248,11 @@ impl<'a> Rollout<'a> {
     fn create(&mut self, namesake: Option<&ReplicaSet>) {
         if let Some(other) = namesake {
             let ours = pod::is_controlled_by(&other.metadata, &self.owner.uid);
-            let same = other.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| bare(t) == bare(&self.spec.template));
+            let same = other
+                .spec
+                .as_ref()
+                .and_then(|s| s.template.as_ref())
+                .is_some_and(|t| bare(t) == bare(&self.spec.template));
             if !(ours && same) {
                 self.plan.because(format!("the name {} is taken", pod::name(other)));
                 let mut new = self.old.clone();
@@ -262,7 +269,10 @@ impl<'a> Rollout<'a> {
         let report = Report {
             about: self.owner.clone(),
             done: (replicas > 0).then(|| Note::normal("ScalingReplicaSet", scaled)),
-            failed: Some(Note::warning("ReplicaSetCreateError", format!("Failed to create new replica set \"{name}\": "))),
+            failed: Some(Note::warning(
+                "ReplicaSetCreateError",
+                format!("Failed to create new replica set \"{name}\": "),
+            )),
         };
         self.plan.because(format!("no set has the present template: creating {name}"));
         let create = Action::create_reported(&set, Some(report));
@@ -392,7 +402,12 @@ impl<'a> Rollout<'a> {
         let (surge, _) = self.fenceposts();
         let allowed = if desired > 0 { desired + surge } else { 0 };
         let to_add = allowed - active.iter().map(|i| self.sets[*i].replicas).sum::<i32>();
-        active.sort_by_key(|i| (Reverse(self.sets[*i].replicas), if to_add > 0 { Reverse(*i as i64) } else { Reverse(-(*i as i64)) }));
+        active.sort_by_key(|i| {
+            (
+                Reverse(self.sets[*i].replicas),
+                if to_add > 0 { Reverse(*i as i64) } else { Reverse(-(*i as i64)) },
+            )
+        });
         let mut added = 0;
         let mut sizes = Vec::new();
         for i in &active {
@@ -435,17 +450,24 @@ impl<'a> Rollout<'a> {
 
     /// Deletes old sets beyond the history limit.
     fn clean_up(&mut self) {
-        let Some(limit) = self.spec.revision_history_limit.and_then(|l| usize::try_from(l).ok()) else { return };
+        let Some(limit) = self.spec.revision_history_limit.and_then(|l| usize::try_from(l).ok()) else {
+            return;
+        };
         let current = self.current;
-        let old = self.sets.iter().enumerate().filter(|(i, s)| Some(*i) != current && !pod::is_deleting(s.old));
+        let old =
+            self.sets.iter().enumerate().filter(|(i, s)| Some(*i) != current && !pod::is_deleting(s.old));
         let mut old: Vec<&Set<'_>> = old.map(|(_, s)| s).collect();
         old.sort_by_key(|s| s.revision());
         let surplus = old.len().saturating_sub(limit);
         let idle = |s: &&&Set<'_>| {
             let seen = s.old.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
-            s.actual() == 0 && s.asked() == 0 && s.replicas == 0 && s.old.metadata.generation.unwrap_or(0) <= seen
+            s.actual() == 0
+                && s.asked() == 0
+                && s.replicas == 0
+                && s.old.metadata.generation.unwrap_or(0) <= seen
         };
-        let deletions: Vec<Action> = old[..surplus].iter().filter(idle).map(|s| Action::delete(s.old)).collect();
+        let deletions: Vec<Action> =
+            old[..surplus].iter().filter(idle).map(|s| Action::delete(s.old)).collect();
         self.plan.actions.extend(deletions);
     }
 

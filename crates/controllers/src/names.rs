@@ -95,9 +95,16 @@ pub fn suffix(seed: &[&[u8]]) -> String {
 /// `epoch` is the owner's revision: a plan made twice from the same view gives the same names, and a child
 /// that takes the place of one that is gone gets another.
 #[must_use]
-pub fn children(base: &str, uid: &str, epoch: &str, count: usize, taken: impl Fn(&str) -> bool) -> Vec<String> {
+pub fn children(
+    base: &str,
+    uid: &str,
+    epoch: &str,
+    count: usize,
+    taken: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let base = &base[..base.len().min(NAME_MAX - 6)];
-    let named = (0u32..).map(|i| format!("{base}-{}", suffix(&[uid.as_bytes(), epoch.as_bytes(), &i.to_le_bytes()])));
+    let named =
+        (0u32..).map(|i| format!("{base}-{}", suffix(&[uid.as_bytes(), epoch.as_bytes(), &i.to_le_bytes()])));
     let mut found = std::collections::BTreeSet::new();
     named.filter(|n| !taken(n) && found.insert(n.clone())).take(count).collect()
 }

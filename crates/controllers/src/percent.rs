@@ -18,7 +18,11 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> Option<i32> {
 
 /// Surge and unavailability of a rolling update; they are never both 0, or nothing could move.
 #[must_use]
-pub fn fenceposts(surge: Option<&IntOrString>, unavailable: Option<&IntOrString>, desired: i32) -> (i32, i32) {
+pub fn fenceposts(
+    surge: Option<&IntOrString>,
+    unavailable: Option<&IntOrString>,
+    desired: i32,
+) -> (i32, i32) {
     let surge = surge.and_then(|s| scaled(s, desired, true)).unwrap_or(0);
     let unavailable = unavailable.and_then(|u| scaled(u, desired, false)).unwrap_or(0);
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }

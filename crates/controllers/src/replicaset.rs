@@ -37,7 +37,8 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let unfinished = view.pods.iter().copied().filter(|p| !pod::is_finished(p));
     let selects = |labels: Option<&_>| matches(Some(&spec.selector), labels);
     let (owned, mut actions) = claim(&owner, deleting, selects, unfinished);
-    let (active, terminating): (Vec<&Pod>, Vec<&Pod>) = owned.into_iter().partition(|p| !pod::is_deleting(*p));
+    let (active, terminating): (Vec<&Pod>, Vec<&Pod>) =
+        owned.into_iter().partition(|p| !pod::is_deleting(*p));
 
     let mut plan = Plan::default();
     let (status, wake) = status(view, &spec, &active, terminating.len(), now);
@@ -61,7 +62,13 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     plan
 }
 
-fn scale(view: &View<'_>, spec: &ReplicaSetSpec, owner: &Target, active: &[&Pod], now: Timestamp) -> Vec<Action> {
+fn scale(
+    view: &View<'_>,
+    spec: &ReplicaSetSpec,
+    owner: &Target,
+    active: &[&Pod],
+    now: Timestamp,
+) -> Vec<Action> {
     let desired = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     if active.len() < desired {
         let missing = (desired - active.len()).min(BURST);
@@ -114,7 +121,8 @@ fn status(
     let old = view.set.status.clone().unwrap_or_default();
     let labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone());
     let template = LabelSelector { match_labels: labels, match_expressions: None };
-    let count = |f: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|p| f(p)).count()).unwrap_or(i32::MAX);
+    let count =
+        |f: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|p| f(p)).count()).unwrap_or(i32::MAX);
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
     let wake = active.iter().filter_map(|p| pod::availability(p, min_ready, now).err().flatten()).min();
     let replication = view.resource.kind == "ReplicationController";

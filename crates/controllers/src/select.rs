@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn selects() -> Result<(), serde_json::Error> {
-        let labels = Labels::from([("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "1".to_owned())]);
+        let labels =
+            Labels::from([("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "1".to_owned())]);
         let cases = [
             (r#"{"matchLabels":{"app":"web"}}"#, true),
             (r#"{"matchLabels":{"app":"db"}}"#, false),

@@ -22,12 +22,15 @@ struct Cli {
 /// The commands. One line per role, in alphabetical order.
 #[derive(Subcommand)]
 enum Command {
+    /// Run the controllers alone, against any API server
+    Controllers(roles::controllers::Args),
     /// Print the version
     Version,
 }
 
 fn main() -> ExitCode {
     let result: Result<(), roles::RoleError> = match Cli::parse().command {
+        Command::Controllers(args) => roles::controllers::run(args),
         Command::Version => {
             println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));
             Ok(())

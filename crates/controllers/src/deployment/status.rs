@@ -55,7 +55,12 @@ fn remove(status: &mut DeploymentStatus, kind: &str) {
 }
 
 /// The status with this progress, for passes that create the new set.
-pub(super) fn with_progress(rollout: &Rollout<'_>, value: &str, reason: &str, message: String) -> Option<Action> {
+pub(super) fn with_progress(
+    rollout: &Rollout<'_>,
+    value: &str,
+    reason: &str,
+    message: String,
+) -> Option<Action> {
     deadline(rollout)?;
     let mut new = rollout.old.clone();
     let status = new.status.get_or_insert_default();
@@ -106,7 +111,11 @@ fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
 }
 
 /// Judges the progress; gives the time at which its lack would be too long.
-fn progress(rollout: &Rollout<'_>, old: &DeploymentStatus, status: &mut DeploymentStatus) -> Option<Timestamp> {
+fn progress(
+    rollout: &Rollout<'_>,
+    old: &DeploymentStatus,
+    status: &mut DeploymentStatus,
+) -> Option<Timestamp> {
     let Some(deadline) = deadline(rollout) else {
         remove(status, "Progressing");
         return None;
@@ -129,7 +138,10 @@ fn progress(rollout: &Rollout<'_>, old: &DeploymentStatus, status: &mut Deployme
         None => format!("Deployment \"{}\"", pod::name(rollout.old)),
     };
     if condition.is_none() && rollout.current.is_some() {
-        let found = format!("Found new replica set \"{}\"", rollout.current.map_or("", |c| pod::name(rollout.sets[c].old)));
+        let found = format!(
+            "Found new replica set \"{}\"",
+            rollout.current.map_or("", |c| pod::name(rollout.sets[c].old))
+        );
         set(status, "Progressing", "True", "FoundNewReplicaSet", &found, now);
     }
     let settled = status.replicas == status.updated_replicas && reason == "NewReplicaSetAvailable";

@@ -1,5 +1,7 @@
 //! The roles the binary can play, one file each, and what they share: logging and the way errors are printed.
 
+pub mod controllers;
+
 /// What a role may end with; printed once, with its chain of causes.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -17,7 +19,6 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Sends log lines to standard error, `info` and above unless `KUTTER_LOG` says otherwise.
 /// Long-running roles call it first; user commands do not.
-#[expect(dead_code, reason = "the first role to land uses it")]
 pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KUTTER_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
