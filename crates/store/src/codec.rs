@@ -67,7 +67,7 @@ pub(crate) struct Interner {
 const INTERNED_MAX: usize = 100_000;
 
 impl Interner {
-    fn share(&mut self, text: &str) -> Arc<str> {
+    pub fn share(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.known.get(text) {
             return known.clone();
         }

@@ -6,6 +6,7 @@
 mod api;
 mod codec;
 mod embedded;
+mod etcd;
 mod memory;
 mod seal;
 mod splice;
@@ -15,5 +16,6 @@ pub use api::{
     StoreError, Watch, Write,
 };
 pub use embedded::{BackupInfo, Embedded, Options, restore, verify};
+pub use etcd::{Etcd, EtcdOptions, Tls};
 pub use memory::History;
 pub use seal::SealError;

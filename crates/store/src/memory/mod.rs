@@ -134,6 +134,11 @@ impl Memory {
         self.existing(&key.resource)?.get(&key.namespace, &key.name)
     }
 
+    /// The version of an object, or its deletion, at exactly `revision`, if it is still known.
+    pub fn version(&self, key: &Key, revision: u64) -> Option<Arc<Object>> {
+        self.existing(&key.resource)?.version(key, revision)
+    }
+
     pub fn snapshot(&self, resource: &str) -> Arc<View> {
         match self.existing(resource) {
             Some(table) => Arc::new(table.view()),

@@ -117,6 +117,19 @@ impl Table {
         self.state.read().find(&self.hasher, namespace, name).cloned()
     }
 
+    pub fn version(&self, key: &Key, revision: u64) -> Option<Arc<Object>> {
+        let state = self.state.read();
+        let current = state.find(&self.hasher, &key.namespace, &key.name);
+        if let Some(object) = current.filter(|object| object.modified == revision) {
+            return Some(object.clone());
+        }
+        let first = state.ring.after(revision.saturating_sub(1));
+        let events = (first..state.ring.end()).map_while(|at| state.ring.get(at));
+        let mut then =
+            events.take_while(|event| event.object.modified == revision).map(|event| &event.object);
+        then.find(|object| object.key.name == key.name && object.key.namespace == key.namespace).cloned()
+    }
+
     pub fn len(&self) -> usize {
         self.state.read().by_name.len()
     }
