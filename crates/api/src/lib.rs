@@ -13,6 +13,7 @@
 //!
 //! `types::schema_of("meta_v1.DeleteOptions")` gives types that are no served kind.
 
+pub mod defaults;
 pub mod kinds;
 pub mod registry;
 pub mod types;

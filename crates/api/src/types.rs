@@ -66,7 +66,8 @@ pub fn object(name: &str) -> Option<Arc<Object>> {
     let (module, ty) = name.split_once('.')?;
     let module = MODULES.iter().find(|m| m.name == module)?;
     let parsed = parse_block(module.name, module.blocks().get(ty)?, object);
-    let parsed = parsed.inspect_err(|e| debug_assert!(false, "{e}")).ok()?;
+    let mut parsed = parsed.inspect_err(|e| debug_assert!(false, "{e}")).ok()?;
+    parsed.hook = crate::defaults::hook(name);
     let mut known = COMPILED.write().unwrap_or_else(PoisonError::into_inner);
     let map = known.get_or_insert_with(HashMap::new);
     Some(map.entry(name.to_string()).or_insert_with(|| Arc::new(parsed)).clone())

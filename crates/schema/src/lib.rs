@@ -19,6 +19,7 @@
 
 pub mod canonical;
 pub mod decode;
+pub mod defaulting;
 pub mod duration;
 pub mod error;
 pub mod facts;
@@ -28,4 +29,6 @@ pub mod types;
 
 pub use canonical::{TypeError, canonicalize};
 pub use error::{FieldError, Path, Reason, aggregate};
-pub use types::{Either, Emit, Field, ListType, Object, ObjectRef, Patch, Rules, Schema, Text, Type, Wire};
+pub use types::{
+    Either, Emit, Field, Hook, ListType, Object, ObjectRef, Patch, Rules, Schema, Text, Type, Wire,
+};

@@ -218,6 +218,8 @@ pub struct Object {
     pub atomic: bool,
     /// Whether this is an API object with `apiVersion`, `kind`.
     pub root: bool,
+    /// Conditional defaults.
+    pub hook: Option<Hook>,
     by_name: Box<[u16]>,
 }
 
@@ -237,6 +239,7 @@ impl Object {
             wire: wire.into_iter().map(|(_, w)| w).collect(),
             atomic: false,
             root: false,
+            hook: None,
             by_name: by_name.into(),
         }
     }
@@ -252,6 +255,9 @@ impl Object {
         found.ok().map(|at| self.by_name[at] as usize)
     }
 }
+
+/// Completes a value of one object type, after its plain defaults.
+pub type Hook = fn(&mut serde_json::Map<String, Value>);
 
 /// Finds an object type by its full name, such as `core_v1.PodSpec`.
 pub type Resolver = fn(&str) -> Option<Arc<Object>>;

@@ -1,0 +1,83 @@
+//! Puts the schema's defaults where values are absent, then runs the conditional defaults of built-in types.
+//!
+//! Works on canonical values. For a field whose absence is its zero value, zero counts as absent. Custom resources get
+//! the defaults of their schema for absent fields, and for nulls that are not allowed.
+
+use base::quantity::Quantity;
+use serde_json::{Map, Value};
+
+use crate::types::{Either, Emit, Field, Object, Schema, Type};
+
+/// Completes `value`.
+pub fn default(schema: &Schema, value: &mut Value) {
+    match (&schema.ty, value) {
+        (Type::Object(o) | Type::Either(Either::Bool, o), Value::Object(map)) => object(o.get(), map),
+        (Type::Map(item), Value::Object(map)) => map.values_mut().for_each(|v| entry(item, v)),
+        (Type::List(item), Value::Array(items)) => items.iter_mut().for_each(|v| entry(item, v)),
+        _ => {}
+    }
+}
+
+fn entry(schema: &Schema, value: &mut Value) {
+    match (&schema.ty, &mut *value) {
+        (Type::Quantity, Value::String(text)) => round_up(text),
+        (_, Value::Null) if !schema.nullable => {
+            if let Some(default) = schema.default() {
+                *value = default.clone();
+            }
+        }
+        _ => {}
+    }
+    default(schema, value);
+}
+
+/// Amounts in maps of quantities are whole thousandths.
+fn round_up(text: &mut String) {
+    if (text.ends_with(['n', 'u']) || text.contains('e'))
+        && let Ok(quantity) = text.parse::<Quantity>()
+        && quantity.nanos() % 1_000_000 != 0
+    {
+        *text = Quantity::from_millis(quantity.millis()).with_format(quantity.format()).to_string();
+    }
+}
+
+fn object(object: &Object, map: &mut Map<String, Value>) {
+    let custom = object.module.is_empty();
+    for field in &object.fields {
+        if let Some(value) = field.schema.default()
+            && is_absent(field, custom, map.get(field.name.as_ref()))
+            && (custom || is_visible(field, value))
+        {
+            map.insert(field.name.to_string(), value.clone());
+        }
+        if let Some(value) = map.get_mut(field.name.as_ref()) {
+            default(&field.schema, value);
+        }
+    }
+    if let Some(hook) = object.hook {
+        hook(map);
+    }
+}
+
+fn is_absent(field: &Field, custom: bool, value: Option<&Value>) -> bool {
+    match value {
+        None => true,
+        Some(Value::Null) => !(custom && field.schema.nullable),
+        _ if custom || field.pointer => false,
+        Some(Value::String(s)) => s.is_empty(),
+        Some(Value::Number(n)) => n.as_f64() == Some(0.0),
+        Some(Value::Array(a)) => a.is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// Whether a default differs from absence.
+fn is_visible(field: &Field, default: &Value) -> bool {
+    let zero = match default {
+        Value::String(s) => s.is_empty(),
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::Bool(b) => !b,
+        _ => false,
+    };
+    field.pointer || field.emit == Emit::Keep || !zero
+}
