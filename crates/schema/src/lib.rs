@@ -23,8 +23,12 @@ pub mod defaulting;
 pub mod duration;
 pub mod error;
 pub mod facts;
+pub mod fieldset;
 pub mod json;
+pub mod managed;
 pub mod protobuf;
+pub mod strategic;
+pub mod typed;
 pub mod types;
 
 pub use canonical::{TypeError, canonicalize};

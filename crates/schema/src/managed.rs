@@ -1,0 +1,386 @@
+//! Server-side apply and the upkeep of `metadata.managedFields`, as upstream's field manager does it.
+//!
+//! Every writer of an object owns fields: an *updater* those its updates changed, an *applier* exactly those its
+//! last configuration set. An apply that would change a field another manager owns is a conflict, unless forced.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::Schema;
+use crate::fieldset::FieldSet;
+use crate::typed::{compare, field_set, merge, remove, with_named_parents};
+
+/// Update managers kept by name; older ones are merged into [`ANCIENT`].
+const UPDATERS_MAX: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+/// Owner of what an object had before it was first applied.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Who writes, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor<'a> {
+    /// The field manager.
+    pub manager: &'a str,
+    /// The version written in, such as `apps/v1`.
+    pub api_version: &'a str,
+    /// The subresource written through, or empty.
+    pub subresource: &'a str,
+    /// RFC 3339 with seconds.
+    pub now: &'a str,
+}
+
+/// Fields that an apply would take from another manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The other manager as told to people: `"name" using apps/v1`.
+    pub manager: String,
+    /// The field, `.spec.replicas`.
+    pub field: String,
+}
+
+/// Why an apply was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ApplyError {
+    /// Other managers own fields that the configuration sets to other values.
+    #[error("{}", conflict_message(.0))]
+    Conflicts(Vec<Conflict>),
+    /// The configuration carries managedFields.
+    #[error("metadata.managedFields must be nil")]
+    ManagedFields,
+}
+
+/// Names a manager among the entries of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    /// Apply sorts before Update.
+    operation: Operation,
+    manager: String,
+    /// Empty for appliers: an applier stays the same in every version.
+    api_version: String,
+    subresource: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Operation {
+    Apply,
+    Update,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ownership {
+    fields: FieldSet,
+    api_version: String,
+    time: String,
+}
+
+type Managers = BTreeMap<Identity, Ownership>;
+
+/// What never is anyone's: identity and what the server keeps.
+fn stripped() -> FieldSet {
+    let mut set = FieldSet::of_fields(&["apiVersion", "kind", "metadata"]);
+    for name in [
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "selfLink",
+        "uid",
+        "clusterName",
+        "generation",
+        "managedFields",
+        "resourceVersion",
+    ] {
+        set.insert(&["f:metadata".to_owned(), format!("f:{name}")]);
+    }
+    set
+}
+
+/// Brings the managedFields of `new` up to date after an update from `live` (absent on create) by `actor`.
+/// `reset` are the fields this endpoint does not take from the writer.
+pub fn track_update(
+    schema: &Schema,
+    live: Option<&Value>,
+    new: &mut Value,
+    actor: Actor<'_>,
+    reset: &FieldSet,
+) {
+    let given = new["metadata"].get("managedFields").cloned();
+    let mut managers = match given.as_ref().map(decode) {
+        Some(Some(managers)) if !managers.is_empty() => managers,
+        _ if given.as_ref().is_some_and(is_reset) => Managers::new(),
+        _ => live.map(managers_of).unwrap_or_default(),
+    };
+    take_entries(new);
+    let was_tracked = live.is_none_or(|l| !managers_of(l).is_empty()) || !managers.is_empty();
+    if !was_tracked {
+        return;
+    }
+    let before = live.map_or_else(|| json!({}), without_entries);
+    let change = compare(schema, &before, new);
+    let touched = change.modified.union(&change.added);
+    let own = Identity {
+        operation: Operation::Update,
+        manager: actor.manager.to_owned(),
+        api_version: actor.api_version.to_owned(),
+        subresource: actor.subresource.to_owned(),
+    };
+    release(&mut managers, &own, &touched.union(&change.removed));
+    let old = managers.remove(&own);
+    let old_fields = old.as_ref().map(|o| o.fields.clone()).unwrap_or_default();
+    let fields = owned(old_fields.difference(&change.removed).union(&touched), reset);
+    if !fields.is_empty() {
+        let time = match old {
+            Some(old) if old.fields == fields => old.time,
+            _ => actor.now.to_owned(),
+        };
+        managers.insert(own, Ownership { fields, api_version: actor.api_version.to_owned(), time });
+    }
+    cap_updaters(&mut managers);
+    put_entries(new, &managers);
+}
+
+/// Applies `config` to `live` (`{}` to create). Gives the new object with its managedFields.
+pub fn apply(
+    schema: &Schema,
+    live: &Value,
+    config: &Value,
+    actor: Actor<'_>,
+    force: bool,
+    reset: &FieldSet,
+) -> Result<Value, ApplyError> {
+    if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null() && m != &json!([])) {
+        return Err(ApplyError::ManagedFields);
+    }
+    let mut managers = managers_of(live);
+    let before = without_entries(live);
+    if managers.is_empty() && live.as_object().is_some_and(|o| !o.is_empty()) {
+        adopt_existing(schema, &mut managers, &before, actor);
+    }
+    let own = Identity {
+        operation: Operation::Apply,
+        manager: actor.manager.to_owned(),
+        api_version: String::new(),
+        subresource: actor.subresource.to_owned(),
+    };
+    let last = managers.remove(&own);
+    let fields = owned(field_set(schema, config), reset);
+    let merged = merge(schema, &before, config);
+    let time = match &last {
+        Some(last) if last.fields == fields => last.time.clone(),
+        _ => actor.now.to_owned(),
+    };
+    let ownership = Ownership { fields, api_version: actor.api_version.to_owned(), time };
+    managers.insert(own.clone(), ownership);
+    let mut new = match &last {
+        Some(last) => prune(schema, &merged, &managers, &last.fields),
+        None => merged,
+    };
+    let change = compare(schema, &before, &new);
+    let touched = change.modified.union(&change.added);
+    let conflicts = conflicts(&managers, &own, &touched);
+    if !force && !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    release(&mut managers, &own, &touched.union(&change.removed));
+    if managers.get(&own).is_some_and(|o| o.fields.is_empty()) {
+        managers.remove(&own);
+    }
+    put_entries(&mut new, &managers);
+    Ok(new)
+}
+
+fn owned(fields: FieldSet, reset: &FieldSet) -> FieldSet {
+    fields.difference(&stripped()).recursive_difference(reset)
+}
+
+/// Takes `touched` from every manager but `own`; who has nothing left goes.
+fn release(managers: &mut Managers, own: &Identity, touched: &FieldSet) {
+    if touched.is_empty() {
+        return;
+    }
+    for (identity, ownership) in managers.iter_mut() {
+        if identity != own {
+            ownership.fields = ownership.fields.difference(touched);
+        }
+    }
+    managers.retain(|identity, ownership| identity == own || !ownership.fields.is_empty());
+}
+
+fn conflicts(managers: &Managers, own: &Identity, touched: &FieldSet) -> Vec<Conflict> {
+    let others = managers.iter().filter(|(identity, _)| *identity != own);
+    let found = others.flat_map(|(identity, ownership)| {
+        let fields = ownership.fields.intersection(touched).paths();
+        fields.into_iter().map(|field| Conflict { manager: describe(identity, ownership), field })
+    });
+    found.collect()
+}
+
+/// Removes from `merged` what the manager's last configuration set and its new one does not, as far as nobody else
+/// owns it. `managers` already has the new configuration.
+fn prune(schema: &Schema, merged: &Value, managers: &Managers, last: &FieldSet) -> Value {
+    let named = |set: &FieldSet| with_named_parents(Some(schema), set);
+    let pruned = remove(schema, merged, &named(last));
+    let everything = field_set(schema, merged);
+    let managed = managers.values().fold(FieldSet::new(), |all, o| all.union(&o.fields));
+    let kept = named(&field_set(schema, &pruned)).union(&named(&managed));
+    let pruned = remove(schema, merged, &named(&everything).difference(&kept));
+    let gone = everything.difference(&field_set(schema, &pruned)).intersection(last);
+    remove(schema, merged, &gone)
+}
+
+/// An object that was never tracked belongs to nobody in particular before its first apply.
+fn adopt_existing(schema: &Schema, managers: &mut Managers, live: &Value, actor: Actor<'_>) {
+    let fields = owned(field_set(schema, live), &FieldSet::new());
+    if fields.is_empty() {
+        return;
+    }
+    let identity = Identity {
+        operation: Operation::Update,
+        manager: BEFORE_FIRST_APPLY.to_owned(),
+        api_version: actor.api_version.to_owned(),
+        subresource: String::new(),
+    };
+    let ownership =
+        Ownership { fields, api_version: actor.api_version.to_owned(), time: actor.now.to_owned() };
+    managers.insert(identity, ownership);
+}
+
+/// Merges the oldest updaters of this version into one when there are too many.
+fn cap_updaters(managers: &mut Managers) {
+    let mut updaters: Vec<(String, Identity)> = managers
+        .iter()
+        .filter(|(i, _)| i.operation == Operation::Update && i.subresource.is_empty() && i.manager != ANCIENT)
+        .map(|(i, o)| (o.time.clone(), i.clone()))
+        .collect();
+    if updaters.len() <= UPDATERS_MAX {
+        return;
+    }
+    updaters.sort();
+    let surplus = updaters.len() - UPDATERS_MAX + 1;
+    for (_, identity) in updaters.into_iter().take(surplus) {
+        let Some(ownership) = managers.remove(&identity) else { continue };
+        let ancient = Identity { manager: ANCIENT.to_owned(), ..identity };
+        match managers.get_mut(&ancient) {
+            Some(existing) => {
+                existing.fields = existing.fields.union(&ownership.fields);
+                existing.time = existing.time.clone().max(ownership.time);
+            }
+            None => {
+                managers.insert(ancient, ownership);
+            }
+        }
+    }
+}
+
+/// The managers recorded in an object; what cannot be read counts as nobody.
+fn managers_of(object: &Value) -> Managers {
+    object["metadata"].get("managedFields").and_then(decode).unwrap_or_default()
+}
+
+fn decode(entries: &Value) -> Option<Managers> {
+    let mut managers = Managers::new();
+    for entry in entries.as_array()? {
+        let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let operation = match entry.get("operation").and_then(Value::as_str)? {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
+            _ => return None,
+        };
+        let api_version = text("apiVersion");
+        let identity = Identity {
+            operation,
+            manager: text("manager"),
+            api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
+            subresource: text("subresource"),
+        };
+        let fields = match entry.get("fieldsV1") {
+            Some(fields) => FieldSet::from_json(fields)?,
+            None => FieldSet::new(),
+        };
+        managers.insert(identity, Ownership { fields, api_version, time: text("time") });
+    }
+    Some(managers)
+}
+
+/// A list of one empty entry asks for a fresh start.
+fn is_reset(entries: &Value) -> bool {
+    entries.as_array().is_some_and(|a| a.len() == 1 && a[0].as_object().is_some_and(Map::is_empty))
+}
+
+fn take_entries(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+}
+
+fn without_entries(object: &Value) -> Value {
+    let mut copy = object.clone();
+    take_entries(&mut copy);
+    copy
+}
+
+/// Writes the entries: appliers first, then by time, manager, version and subresource.
+fn put_entries(object: &mut Value, managers: &Managers) {
+    take_entries(object);
+    if managers.is_empty() {
+        return;
+    }
+    let mut sorted: Vec<(&Identity, &Ownership)> = managers.iter().collect();
+    sorted.sort_by(|(a, x), (b, y)| {
+        (a.operation, &x.time, &a.manager, &x.api_version, &a.subresource).cmp(&(
+            b.operation,
+            &y.time,
+            &b.manager,
+            &y.api_version,
+            &b.subresource,
+        ))
+    });
+    let entries: Vec<Value> = sorted.into_iter().map(|(i, o)| encode(i, o)).collect();
+    if let Some(metadata) = object.as_object_mut() {
+        metadata.entry("metadata").or_insert_with(|| json!({}))["managedFields"] = Value::Array(entries);
+    }
+}
+
+fn encode(identity: &Identity, ownership: &Ownership) -> Value {
+    let mut entry = Map::new();
+    let operation = if identity.operation == Operation::Apply { "Apply" } else { "Update" };
+    entry.insert("manager".into(), json!(identity.manager));
+    entry.insert("operation".into(), json!(operation));
+    entry.insert("apiVersion".into(), json!(ownership.api_version));
+    if !ownership.time.is_empty() {
+        entry.insert("time".into(), json!(ownership.time));
+    }
+    entry.insert("fieldsType".into(), json!("FieldsV1"));
+    entry.insert("fieldsV1".into(), ownership.fields.to_json());
+    if !identity.subresource.is_empty() {
+        entry.insert("subresource".into(), json!(identity.subresource));
+    }
+    Value::Object(entry)
+}
+
+fn describe(identity: &Identity, ownership: &Ownership) -> String {
+    let mut text = format!("{:?}", identity.manager);
+    if !identity.subresource.is_empty() {
+        text.push_str(&format!(" with subresource {:?}", identity.subresource));
+    }
+    if identity.operation == Operation::Update {
+        text.push_str(&format!(" using {}", ownership.api_version));
+    }
+    text
+}
+
+fn conflict_message(conflicts: &[Conflict]) -> String {
+    if let [only] = conflicts {
+        return format!("Apply failed with 1 conflict: conflict with {}: {}", only.manager, only.field);
+    }
+    let mut by_manager: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for conflict in conflicts {
+        by_manager.entry(&conflict.manager).or_default().push(&conflict.field);
+    }
+    let mut lines = Vec::new();
+    for (manager, fields) in by_manager {
+        lines.push(format!("conflicts with {manager}:"));
+        lines.extend(fields.into_iter().map(|field| format!("- {field}")));
+    }
+    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}

@@ -1,0 +1,330 @@
+//! Values under a schema, as server-side apply sees them: their field set, their merge, their difference, and the
+//! removal of a set of fields. Follows the semantics of upstream's structured-merge-diff.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use crate::fieldset::FieldSet;
+use crate::{Emit, ListType, Schema, Type};
+
+/// How apply treats a value.
+enum Form<'a> {
+    /// As a whole.
+    Leaf,
+    /// By field or key.
+    Map,
+    /// By item.
+    List(&'a ListType),
+}
+
+/// The form of a value; without a schema (unknown fields) objects go by key and lists as a whole.
+fn form<'a>(schema: Option<&'a Schema>, value: &Value) -> Form<'a> {
+    match (schema, value) {
+        (Some(s), Value::Object(_))
+            if s.is_atomic() || matches!(s.ty, Type::Raw | Type::Any) && !s.preserve_unknown =>
+        {
+            Form::Leaf
+        }
+        (_, Value::Object(_)) => Form::Map,
+        (Some(s), Value::Array(_)) if s.is_list() && *s.list_type() != ListType::Atomic => {
+            Form::List(s.list_type())
+        }
+        _ => Form::Leaf,
+    }
+}
+
+fn child<'a>(schema: Option<&'a Schema>, name: &str) -> Option<&'a Schema> {
+    schema.and_then(|s| s.field(name))
+}
+
+/// Whether the canonical form of the object always has this field, so that its appearance is no change.
+fn always_there(schema: Option<&Schema>, name: &str) -> bool {
+    let field = schema.and_then(Schema::object).and_then(|o| o.field(name));
+    field.is_some_and(|f| {
+        let plain_struct = !f.pointer && f.emit == Emit::OmitEmpty && f.schema.object().is_some();
+        plain_struct || f.emit == Emit::Keep
+    })
+}
+
+/// The elements that name the items of an associative list or set, in order.
+fn item_elements(list: &ListType, item: Option<&Schema>, items: &[Value]) -> Vec<String> {
+    let name = |(index, value): (usize, &Value)| match list {
+        ListType::Set => format!("v:{value}"),
+        ListType::Map(keys) => {
+            let pick = |key: &crate::Text| {
+                let given = value.get(key.as_ref()).filter(|v| !v.is_null()).map(Cow::Borrowed);
+                let default = || item.and_then(|i| i.field(key)).and_then(Schema::default).map(Cow::Borrowed);
+                let found = given.or_else(default)?;
+                Some((key.to_string(), found.into_owned()))
+            };
+            format!("k:{}", Value::Object(keys.iter().filter_map(pick).collect()))
+        }
+        ListType::Atomic => format!("i:{index}"),
+    };
+    items.iter().enumerate().map(name).collect()
+}
+
+/// Every field that `value` sets.
+pub fn field_set(schema: &Schema, value: &Value) -> FieldSet {
+    set_of(Some(schema), value).1
+}
+
+/// Whether the value's own path is a member, and what lies below it.
+fn set_of(schema: Option<&Schema>, value: &Value) -> (bool, FieldSet) {
+    let mut set = FieldSet::new();
+    match (form(schema, value), value) {
+        (Form::Map, Value::Object(map)) => {
+            for (key, value) in map {
+                let sub = child(schema, key);
+                let (member, below) = set_of(sub, value);
+                let known = schema.and_then(Schema::object).is_some_and(|o| o.field(key).is_some());
+                let hollow = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                set.graft(&format!("f:{key}"), member || hollow || !known, below);
+            }
+            (false, set)
+        }
+        (Form::List(list), Value::Array(items)) => {
+            let item = schema.and_then(Schema::item);
+            for (element, value) in item_elements(list, item, items).iter().zip(items) {
+                set.graft(element, true, set_of(item, value).1);
+            }
+            (false, set)
+        }
+        _ => (true, set),
+    }
+}
+
+/// `live` with everything that `config` sets.
+pub fn merge(schema: &Schema, live: &Value, config: &Value) -> Value {
+    merge_at(Some(schema), live, config)
+}
+
+fn merge_at(schema: Option<&Schema>, live: &Value, config: &Value) -> Value {
+    match (form(schema, config), live, config) {
+        (Form::Map, Value::Object(live), Value::Object(config)) => {
+            let mut merged = live.clone();
+            for (key, value) in config {
+                let new = match live.get(key) {
+                    Some(old) => merge_at(child(schema, key), old, value),
+                    None => value.clone(),
+                };
+                if new.is_null() {
+                    merged.remove(key);
+                } else {
+                    merged.insert(key.clone(), new);
+                }
+            }
+            Value::Object(merged)
+        }
+        (Form::List(list), Value::Array(live), Value::Array(config)) => {
+            merge_lists(list, schema.and_then(Schema::item), live, config)
+        }
+        _ => config.clone(),
+    }
+}
+
+/// Items in the order of `config`; those only in `live` stay where they were relative to their neighbours.
+fn merge_lists(list: &ListType, item: Option<&Schema>, live: &[Value], config: &[Value]) -> Value {
+    let live_names = item_elements(list, item, live);
+    let config_names = item_elements(list, item, config);
+    let in_config: HashMap<&str, ()> = config_names.iter().map(|n| (n.as_str(), ())).collect();
+    let position: HashMap<&str, usize> =
+        live_names.iter().enumerate().map(|(i, n)| (n.as_str(), i)).collect();
+    let mut merged = Vec::with_capacity(live.len() + config.len());
+    let mut next = 0;
+    for (name, value) in config_names.iter().zip(config) {
+        match position.get(name.as_str()) {
+            Some(&at) => {
+                while next < at {
+                    if !in_config.contains_key(live_names[next].as_str()) {
+                        merged.push(live[next].clone());
+                    }
+                    next += 1;
+                }
+                merged.push(merge_at(item, &live[at], value));
+            }
+            None => merged.push(value.clone()),
+        }
+    }
+    let rest = live[next..].iter().zip(&live_names[next..]);
+    merged.extend(rest.filter(|(_, n)| !in_config.contains_key(n.as_str())).map(|(v, _)| v.clone()));
+    Value::Array(merged)
+}
+
+/// What changed between two states.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Set now and not before.
+    pub added: FieldSet,
+    /// Set before and now, to different values.
+    pub modified: FieldSet,
+    /// Set before and not now.
+    pub removed: FieldSet,
+}
+
+/// Compares two states of an object.
+pub fn compare(schema: &Schema, old: &Value, new: &Value) -> Comparison {
+    let mut comparison = Comparison::default();
+    compare_at(Some(schema), Some(old), Some(new), &mut Vec::new(), &mut comparison);
+    comparison
+}
+
+fn compare_at(
+    schema: Option<&Schema>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<String>,
+    out: &mut Comparison,
+) {
+    let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
+    if old == new {
+        return;
+    }
+    let Some(shape) = new.or(old) else { return };
+    let hollow = |v: Option<&Value>| match v {
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(_) => false,
+        None => true,
+    };
+    let other_form = matches!((old, new), (Some(a), Some(b)) if a.is_object() != b.is_object());
+    let leaf = other_form || hollow(old) && hollow(new);
+    match form(schema, shape) {
+        Form::Map if !leaf => compare_maps(schema, old, new, path, out),
+        Form::List(list) if !leaf => compare_lists(list, schema.and_then(Schema::item), old, new, path, out),
+        _ => {
+            if old.is_some() && new.is_some() {
+                out.modified.insert(path);
+            }
+        }
+    }
+    let set = match (old, new) {
+        (None, _) => &mut out.added,
+        (_, None) => &mut out.removed,
+        _ => return,
+    };
+    set.insert(path);
+}
+
+fn compare_maps(
+    schema: Option<&Schema>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<String>,
+    out: &mut Comparison,
+) {
+    let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+    let in_old = |key: &String| old.is_some_and(|m| m.contains_key(key));
+    let only_new = new.into_iter().flat_map(Map::keys).filter(|key| !in_old(key));
+    for key in old.into_iter().flat_map(Map::keys).chain(only_new) {
+        let (before, after) = (old.and_then(|m| m.get(key)), new.and_then(|m| m.get(key)));
+        if before == after {
+            continue;
+        }
+        path.push(format!("f:{key}"));
+        let sub = child(schema, key);
+        if before.is_none() != after.is_none() && always_there(schema, key) {
+            // The canonical form has an empty struct or list here: only what lies in it counts.
+            let zero = zero_like(before.or(after));
+            compare_at(sub, Some(before.unwrap_or(&zero)), Some(after.unwrap_or(&zero)), path, out);
+        } else {
+            compare_at(sub, before, after, path, out);
+        }
+        path.pop();
+    }
+}
+
+/// The zero value of the same form. Scalars that are always written have one too.
+fn zero_like(value: Option<&Value>) -> Value {
+    match value {
+        Some(Value::Object(_)) => Value::Object(Map::new()),
+        Some(Value::Array(_)) => Value::Array(Vec::new()),
+        Some(Value::String(_)) => Value::String(String::new()),
+        Some(Value::Number(_)) => Value::from(0),
+        Some(Value::Bool(_)) => Value::Bool(false),
+        _ => Value::Null,
+    }
+}
+
+fn compare_lists(
+    list: &ListType,
+    item: Option<&Schema>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    path: &mut Vec<String>,
+    out: &mut Comparison,
+) {
+    let (old, new) = (items_of(old), items_of(new));
+    let old_names = item_elements(list, item, old);
+    let new_names = item_elements(list, item, new);
+    let before: HashMap<&str, &Value> = old_names.iter().map(String::as_str).zip(old).collect();
+    let after: HashMap<&str, &Value> = new_names.iter().map(String::as_str).zip(new).collect();
+    let only_new = new_names.iter().filter(|n| !before.contains_key(n.as_str()));
+    for name in old_names.iter().chain(only_new) {
+        path.push(name.clone());
+        compare_at(item, before.get(name.as_str()).copied(), after.get(name.as_str()).copied(), path, out);
+        path.pop();
+    }
+}
+
+fn items_of(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The value without the fields of `set`; objects and lists that become empty by it go too.
+pub fn remove(schema: &Schema, value: &Value, set: &FieldSet) -> Value {
+    remove_at(Some(schema), value, set).unwrap_or_else(|| Value::Object(Map::new()))
+}
+
+fn remove_at(schema: Option<&Schema>, value: &Value, set: &FieldSet) -> Option<Value> {
+    match (form(schema, value), value) {
+        (Form::Map, Value::Object(map)) => {
+            let mut kept = Map::new();
+            for (key, value) in map {
+                let element = format!("f:{key}");
+                let rest = match (set.has(&element), set.below(&element)) {
+                    (true, _) => None,
+                    (false, Some(below)) => remove_at(child(schema, key), value, below),
+                    (false, None) => Some(value.clone()),
+                };
+                if let Some(rest) = rest {
+                    kept.insert(key.clone(), rest);
+                }
+            }
+            (!kept.is_empty() || map.is_empty()).then_some(Value::Object(kept))
+        }
+        (Form::List(list), Value::Array(items)) => {
+            let item = schema.and_then(Schema::item);
+            let named = item_elements(list, item, items).into_iter().zip(items);
+            let kept: Vec<Value> = named
+                .filter_map(|(element, value)| match (set.has(&element), set.below(&element)) {
+                    (true, _) => None,
+                    (false, Some(below)) => remove_at(item, value, below),
+                    (false, None) => Some(value.clone()),
+                })
+                .collect();
+            (!kept.is_empty() || items.is_empty()).then_some(Value::Array(kept))
+        }
+        _ => Some(value.clone()),
+    }
+}
+
+/// `set` with every named field on the way to a member being a member itself, so that removing the set removes
+/// the structs it empties.
+pub(crate) fn with_named_parents(schema: Option<&Schema>, set: &FieldSet) -> FieldSet {
+    let mut result = FieldSet::new();
+    for (element, below) in set.elements() {
+        let name = element.strip_prefix("f:");
+        let named =
+            name.is_some_and(|n| schema.and_then(Schema::object).is_some_and(|o| o.field(n).is_some()));
+        let sub = match name {
+            Some(name) => child(schema, name),
+            None => schema.and_then(Schema::item),
+        };
+        let member = set.has(element) || named && !below.is_empty();
+        result.graft(element, member, with_named_parents(sub, below));
+    }
+    result
+}
