@@ -1,1 +1,25 @@
 //! The node role: kubelet, proxy and DNS of one machine.
+//!
+//! The kubelet is one task per pod ([`worker`]), woken by changes of the pod, events of the runtime, verdicts of
+//! probes and timers; the decisions are in the crate `pods`. Nothing polls.
+
+pub mod config;
+pub mod container;
+pub mod events;
+pub mod facts;
+pub mod halt;
+pub mod hooks;
+pub mod images;
+pub mod kubelet;
+pub mod network;
+pub mod observe;
+pub mod probes;
+pub mod refs;
+pub mod register;
+pub mod sandbox;
+pub mod volume;
+pub mod worker;
+
+pub use config::Options;
+pub use kubelet::Kubelet;
+pub use network::{NoNetwork, PodNetwork};

@@ -1,0 +1,70 @@
+//! What a node process is told when it starts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::Taint;
+
+/// Options of the kubelet.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the Node object.
+    pub name: String,
+    /// Pods, volumes and certificates of this node live below.
+    pub data_dir: PathBuf,
+    /// Log files of containers live below, as `NAMESPACE_NAME_UID/CONTAINER/N.log`.
+    pub log_dir: PathBuf,
+    /// Labels to register with, besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with.
+    pub taints: Vec<Taint>,
+    /// Addresses of the node, the primary one first.
+    pub ips: Vec<IpAddr>,
+    /// Where the HTTPS server listens; port 0 takes a free one.
+    pub listen: std::net::SocketAddr,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<String>,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// Directory of static pod manifests.
+    pub static_pods: Option<PathBuf>,
+    /// Most pods at once.
+    pub max_pods: u32,
+    /// PEM file of the authority that signs clients of the HTTPS server; none refuses everyone.
+    pub client_ca: Option<PathBuf>,
+    /// Cgroup below which pods get theirs.
+    pub cgroup_root: String,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// `providerID` of the Node object.
+    pub provider_id: Option<String>,
+}
+
+impl Options {
+    /// Defaults for a node of this name with its data in this directory.
+    pub fn new(name: &str, data_dir: PathBuf) -> Options {
+        Options {
+            name: name.to_lowercase(),
+            log_dir: data_dir.join("log/pods"),
+            data_dir,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            ips: vec![IpAddr::from([127, 0, 0, 1])],
+            listen: ([0, 0, 0, 0], 10250).into(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            static_pods: None,
+            max_pods: 110,
+            client_ca: None,
+            cgroup_root: "/kubepods".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            provider_id: None,
+        }
+    }
+
+    /// The node's addresses as text.
+    pub fn ip_texts(&self) -> Vec<String> {
+        self.ips.iter().map(ToString::to_string).collect()
+    }
+}

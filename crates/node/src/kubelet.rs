@@ -1,0 +1,303 @@
+//! The kubelet: what all pod workers share, and the dispatch of wake-ups to them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use client::{Cache, Client, ListOptions};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use oci::runtime::{Filter, Runtime};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::events::Recorder;
+use crate::facts::{self, Machine};
+use crate::network::PodNetwork;
+use crate::observe::POD_UID;
+use crate::refs::Refs;
+use crate::{Options, register, worker};
+
+/// Everything pod workers share.
+pub struct Kubelet {
+    /// What this node was told.
+    pub options: Options,
+    /// The API.
+    pub client: Client,
+    /// The containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// The name of the runtime, which prefixes container ids.
+    pub runtime_name: String,
+    /// Its version.
+    pub runtime_version: String,
+    /// The pod network.
+    pub network: Arc<dyn PodNetwork>,
+    /// Pods bound to this node.
+    pub pods: Cache<Pod>,
+    /// Services, for the variables that link to them.
+    pub services: Cache<Service>,
+    /// ConfigMaps and Secrets in use.
+    pub refs: Refs,
+    /// Events.
+    pub events: Recorder,
+    /// The machine.
+    pub machine: Machine,
+    /// The Node object as last written.
+    pub node: Mutex<Option<Node>>,
+    /// One pull at a time per image.
+    pub pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// The port the HTTPS server got.
+    pub port: Mutex<u16>,
+    admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
+    handles: Mutex<HashMap<String, Arc<Handle>>>,
+}
+
+/// What others know of a worker.
+pub struct Handle {
+    /// The pod as last heard of.
+    pub pod: Mutex<Arc<Pod>>,
+    /// Whether the API no longer has it.
+    pub gone: AtomicBool,
+    /// Whether an object it refers to changed.
+    pub refs_changed: AtomicBool,
+    /// A decision of the node about it, to be taken up by the worker.
+    pub end: Mutex<Option<pods::model::End>>,
+    /// The status as the worker last made it.
+    pub status: Mutex<Option<k8s_openapi::api::core::v1::PodStatus>>,
+    /// Wakes the worker.
+    pub notify: Notify,
+}
+
+/// The kubelet could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime does not answer.
+    #[error("reach the container runtime")]
+    Runtime(#[from] oci::runtime::Error),
+    /// A directory could not be made.
+    #[error("make directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Kubelet {
+    /// Starts the kubelet. It lives until the process ends.
+    pub async fn start(
+        options: Options,
+        client: Client,
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn PodNetwork>,
+    ) -> Result<Arc<Kubelet>, StartError> {
+        for path in [&options.data_dir, &options.log_dir] {
+            std::fs::create_dir_all(path)
+                .map_err(|source| StartError::Directory { path: path.clone(), source })?;
+        }
+        let client = client.named("kutter-node");
+        let version = runtime.version().await?;
+        let events = Recorder::start(client.clone(), options.name.clone());
+        let mine = ListOptions::default().field("spec.nodeName", &options.name);
+        let pods = Cache::<Pod>::builder(client.clone()).options(mine).start();
+        let services = Cache::<Service>::builder(client.clone()).start();
+        let kubelet = Arc::new_cyclic(|weak: &std::sync::Weak<Kubelet>| {
+            let weak = weak.clone();
+            let waker = Arc::new(move |uid: &str| {
+                if let Some(handle) = weak.upgrade().and_then(|k| k.handle(uid)) {
+                    handle.refs_changed.store(true, Ordering::Release);
+                    handle.notify.notify_one();
+                }
+            });
+            Kubelet {
+                refs: Refs::new(client.clone(), waker),
+                machine: facts::machine(),
+                runtime_name: version.name,
+                runtime_version: version.version,
+                node: Mutex::default(),
+                pulls: Mutex::default(),
+                port: Mutex::new(options.listen.port()),
+                admitted: Mutex::default(),
+                handles: Mutex::default(),
+                options,
+                client,
+                runtime,
+                network,
+                pods,
+                services,
+                events,
+            }
+        });
+        tokio::spawn(kubelet.clone().listen());
+        tokio::spawn(register::run(kubelet.clone()));
+        tokio::spawn(kubelet.clone().dispatch());
+        Ok(kubelet)
+    }
+
+    /// The directory of a pod's files.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        volumes::setup::pod_dir(&self.options.data_dir, uid)
+    }
+
+    /// The directory of a pod's log files.
+    pub fn pod_logs(&self, pod: &Pod) -> PathBuf {
+        let m = &pod.metadata;
+        let part = |v: &Option<String>| v.clone().unwrap_or_default();
+        self.options.log_dir.join(format!("{}_{}_{}", part(&m.namespace), part(&m.name), part(&m.uid)))
+    }
+
+    /// The worker of this pod.
+    pub fn handle(&self, uid: &str) -> Option<Arc<Handle>> {
+        self.handles.lock().get(uid).cloned()
+    }
+
+    /// The worker of the pod of this name.
+    pub fn handle_of(&self, namespace: &str, name: &str) -> Option<Arc<Handle>> {
+        let handles = self.handles.lock();
+        let is = |h: &&Arc<Handle>| {
+            let pod = h.pod.lock();
+            pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
+        };
+        handles.values().find(is).cloned()
+    }
+
+    /// Every pod here, with the status as the worker last made it.
+    pub fn all_pods(&self) -> Vec<Pod> {
+        let handles: Vec<_> = self.handles.lock().values().cloned().collect();
+        let with_status = |h: Arc<Handle>| {
+            let mut pod = Pod::clone(&h.pod.lock());
+            if let Some(status) = h.status.lock().clone() {
+                pod.status = Some(status);
+            }
+            pod
+        };
+        handles.into_iter().map(with_status).collect()
+    }
+
+    /// Wakes the worker of a pod.
+    pub fn wake(&self, uid: &str) {
+        if let Some(handle) = self.handle(uid) {
+            handle.notify.notify_one();
+        }
+    }
+
+    /// The worker has ended.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.handles.lock().remove(uid);
+        self.release(uid);
+        self.refs.release(uid);
+    }
+
+    /// The pod no longer counts against the node's resources.
+    pub(crate) fn release(&self, uid: &str) {
+        self.admitted.lock().remove(uid);
+    }
+
+    /// Takes the pod, or says why not. A pod that `runs` already is always taken.
+    pub(crate) fn admit(&self, pod: &Arc<Pod>, runs: bool) -> Result<(), pods::admit::Refusal> {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut admitted = self.admitted.lock();
+        if !runs && !admitted.contains_key(&uid) {
+            let node = self.node.lock().clone();
+            let others: Vec<&Pod> = admitted.values().map(|p| &**p).collect();
+            pods::admit::admit(pod, &others, node.as_ref(), &register::allocatable_milli(self))?;
+        }
+        admitted.insert(uid, pod.clone());
+        Ok(())
+    }
+
+    /// Hands every change of a pod to its worker.
+    async fn dispatch(self: Arc<Self>) {
+        self.pods.synced().await;
+        self.services.synced().await;
+        self.clean_orphans().await;
+        let kubelet = self.clone();
+        self.pods.hook(move |change| {
+            let uid = |p: &Arc<Pod>| p.metadata.uid.clone().unwrap_or_default();
+            let new = change.new.map(uid);
+            if let Some(old) = change.old.map(uid).filter(|o| Some(o) != new.as_ref())
+                && let Some(handle) = kubelet.handle(&old)
+            {
+                handle.gone.store(true, Ordering::Release);
+                handle.notify.notify_one();
+            }
+            if let Some(pod) = change.new {
+                kubelet.offer(pod.clone());
+            }
+        });
+        std::future::pending::<()>().await;
+    }
+
+    /// Gives a pod to its worker, which is made if there is none.
+    pub fn offer(self: &Arc<Self>, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut handles = self.handles.lock();
+        if let Some(handle) = handles.get(&uid) {
+            *handle.pod.lock() = pod;
+            handle.notify.notify_one();
+            return;
+        }
+        let handle = Arc::new(Handle {
+            pod: Mutex::new(pod),
+            gone: AtomicBool::new(false),
+            refs_changed: AtomicBool::new(false),
+            end: Mutex::default(),
+            status: Mutex::default(),
+            notify: Notify::new(),
+        });
+        handles.insert(uid.clone(), handle.clone());
+        tokio::spawn(worker::run(self.clone(), uid, handle));
+    }
+
+    /// Passes the runtime's events on. A closed channel means that events were lost: everyone looks again.
+    async fn listen(self: Arc<Self>) {
+        loop {
+            match self.runtime.events().await {
+                Ok(mut events) => {
+                    let all: Vec<_> = self.handles.lock().values().cloned().collect();
+                    all.iter().for_each(|h| h.notify.notify_one());
+                    while let Some(event) = events.recv().await {
+                        self.wake(&event.pod_uid);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the runtime gives no events, trying again"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Removes what is left of pods that the API no longer has.
+    async fn clean_orphans(&self) {
+        let known: std::collections::HashSet<String> =
+            self.pods.list("").iter().filter_map(|p| p.metadata.uid.clone()).collect();
+        let sandboxes = self.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
+        for s in sandboxes {
+            let Some(uid) = s.labels.get(POD_UID).filter(|u| !known.contains(*u)) else { continue };
+            tracing::info!(pod = %s.metadata.name, "removing a pod that no longer exists");
+            let of_it = Filter { sandbox: Some(s.id.clone()), ..Filter::default() };
+            for c in self.runtime.list_containers(of_it).await.unwrap_or_default() {
+                if let Err(error) = self.runtime.stop_container(&c.id, 10).await {
+                    tracing::warn!(%error, container = %c.id, "an orphan could not be stopped");
+                }
+            }
+            let _ = self.network.detach(uid).await;
+            if let Err(error) = self.runtime.remove_sandbox(&s.id).await {
+                tracing::warn!(%error, sandbox = %s.id, "an orphan could not be removed");
+            }
+        }
+        let data = self.options.data_dir.clone();
+        let clean = move || {
+            for uid in volumes::setup::pods_with_data(&data).into_iter().filter(|u| !known.contains(u)) {
+                if let Err(error) = volumes::setup::tear_down(&volumes::setup::pod_dir(&data, &uid)) {
+                    tracing::warn!(%error, pod = uid, "files of an orphan are left");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(clean).await {
+            tracing::warn!(%error, "the removal of orphans failed");
+        }
+    }
+}
