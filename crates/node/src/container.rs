@@ -66,10 +66,14 @@ pub async fn start(k: &Arc<Kubelet>, order: &Order) -> Result<String, Failure> {
     let pod = &*order.pod;
     let found = pod.spec.as_ref().and_then(|s| spec::find(s, &order.name));
     let Some((_, c)) = found else {
-        return Err(failure("CreateContainerConfigError", format!("container {} is not in the pod", order.name)));
+        return Err(failure(
+            "CreateContainerConfigError",
+            format!("container {} is not in the pod", order.name),
+        ));
     };
     let place = field(order.sort, &order.name);
-    let say = |warning, reason, message: String| k.events.pod(pod, Some(place.clone()), warning, reason, message);
+    let say =
+        |warning, reason, message: String| k.events.pod(pod, Some(place.clone()), warning, reason, message);
     let image = images::ensure(k, pod, &c, &place)
         .await
         .map_err(|m| Failure { waiting: m.waiting, pull: m.pulled })?;
@@ -176,8 +180,7 @@ async fn config(k: &Kubelet, order: &Order, c: &Container, image: String) -> Res
     let mut labels = sandbox::labels(pod);
     labels.insert(CONTAINER_NAME.into(), c.name.clone());
     let policy = c.termination_message_policy.clone().unwrap_or_else(|| "File".into());
-    let annotations =
-        Map::from([(HASH.into(), spec::hash(c).to_string()), (MESSAGE_POLICY.into(), policy)]);
+    let annotations = Map::from([(HASH.into(), spec::hash(c).to_string()), (MESSAGE_POLICY.into(), policy)]);
     let logs = k.pod_logs(pod).join(&c.name);
     std::fs::create_dir_all(&logs).map_err(|e| format!("make directory {}: {e}", logs.display()))?;
     let _ = uid;
@@ -244,7 +247,8 @@ async fn security(k: &Kubelet, order: &Order, c: &Container, image: &str) -> Res
     }
     let privileged = own.privileged == Some(true);
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked") || privileged;
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_string()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_string()).collect() };
     let mut groups = whole.supplemental_groups.clone().unwrap_or_default();
     groups.extend(whole.fs_group);
     let capabilities = own.capabilities.clone().unwrap_or_default();
@@ -379,7 +383,8 @@ fn mount(
     let mut mount = Mount {
         container_path,
         readonly,
-        recursive_readonly: readonly && matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        recursive_readonly: readonly
+            && matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         propagation: match m.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,
             Some("Bidirectional") => Propagation::Bidirectional,
@@ -399,8 +404,12 @@ fn mount(
     } else {
         let target = pod_dir.join("volume-subpaths").join(&m.name).join(&c.name).join(index.to_string());
         volumes::mounts::undo(&target).map_err(|e| e.to_string())?;
-        volumes::subpath::bind(root, &sub, &target)
-            .map_err(|e| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", m.name, c.name))?;
+        volumes::subpath::bind(root, &sub, &target).map_err(|e| {
+            format!(
+                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                m.name, c.name
+            )
+        })?;
         target
     };
     Ok(mount)

@@ -39,7 +39,14 @@ impl Recorder {
     }
 
     /// Says something about a pod, or about one of its containers (`spec.containers{name}`).
-    pub fn pod(&self, pod: &Pod, field: Option<String>, warning: bool, reason: &'static str, message: String) {
+    pub fn pod(
+        &self,
+        pod: &Pod,
+        field: Option<String>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
         let m = &pod.metadata;
         let about = ObjectReference {
             api_version: Some("v1".into()),

@@ -95,7 +95,9 @@ pub async fn http_get(h: &HTTPGetAction, c: &Container, ip: &str, limit: Duratio
     let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
     let shown = format!("{}://{}{path}", if https { "https" } else { "http" }, authority(host, port));
     let ask = async {
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| format!("Get \"{shown}\": dial tcp {}: {e}", authority(host, port)))?;
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|e| format!("Get \"{shown}\": dial tcp {}: {e}", authority(host, port)))?;
         let request = http_request(h, &path, &authority(host, port))?;
         let status = if https {
             let tls = insecure_tls(host, stream).await?;
@@ -108,14 +110,22 @@ pub async fn http_get(h: &HTTPGetAction, c: &Container, ip: &str, limit: Duratio
     let status = tokio::time::timeout(limit, ask).await.map_err(|_| {
         format!("Get \"{shown}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")
     })??;
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
 }
 
 fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn http_request(h: &HTTPGetAction, path: &str, authority: &str) -> Result<http::Request<Full<Bytes>>, String> {
+fn http_request(
+    h: &HTTPGetAction,
+    path: &str,
+    authority: &str,
+) -> Result<http::Request<Full<Bytes>>, String> {
     let mut request = http::Request::get(path);
     let mut seen = Vec::new();
     for header in h.http_headers.iter().flatten() {
@@ -221,7 +231,10 @@ fn health_request(service: &str) -> Bytes {
 }
 
 /// TLS that trusts everyone, as probes do: they ask whether something serves, not who.
-async fn insecure_tls(host: &str, stream: TcpStream) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+async fn insecure_tls(
+    host: &str,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
     use rustls::pki_types::ServerName;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -260,7 +273,12 @@ mod anyone {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls12_signature(
+                message,
+                cert,
+                dss,
+                &self.0.signature_verification_algorithms,
+            )
         }
 
         fn verify_tls13_signature(
@@ -269,7 +287,12 @@ mod anyone {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls13_signature(
+                message,
+                cert,
+                dss,
+                &self.0.signature_verification_algorithms,
+            )
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -37,7 +37,9 @@ pub async fn ensure(k: &Kubelet, pod: &Pod, c: &Container, field: &str) -> Resul
     let policy = c.image_pull_policy.as_deref();
     match (step(&image, policy, here.is_some()), &here) {
         (Step::Use, Some(found)) => {
-            let text = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+            let text = format!(
+                "Container image \"{image}\" already present on machine and can be accessed by the pod"
+            );
             say(false, "Pulled", text);
             return Ok(found.id.clone());
         }
@@ -92,7 +94,8 @@ fn failure(image: &str, error: &Error) -> Missing {
 
 async fn pull(k: &Kubelet, pod: &Pod, image: &str) -> Result<String, Error> {
     let mut last = None;
-    let mut tries: Vec<Option<RegistryAuth>> = credentials(k, pod, image).await.into_iter().map(Some).collect();
+    let mut tries: Vec<Option<RegistryAuth>> =
+        credentials(k, pod, image).await.into_iter().map(Some).collect();
     if tries.is_empty() {
         tries.push(None);
     }
@@ -147,8 +150,7 @@ async fn credentials(k: &Kubelet, pod: &Pod, image: &str) -> Vec<RegistryAuth> {
 fn auth(e: Entry) -> RegistryAuth {
     let decoded = STANDARD.decode(&e.auth).ok().and_then(|b| String::from_utf8(b).ok());
     let pair = decoded.as_deref().and_then(|t| t.split_once(':'));
-    let (username, password) =
-        pair.map_or((e.username, e.password), |(u, p)| (u.to_string(), p.to_string()));
+    let (username, password) = pair.map_or((e.username, e.password), |(u, p)| (u.to_string(), p.to_string()));
     RegistryAuth { username, password, identity_token: e.identity_token, registry_token: String::new() }
 }
 

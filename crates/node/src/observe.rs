@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use oci::runtime::{ContainerState, ContainerStatus, Error, Filter, Map, Runtime, SandboxState, SandboxStatus};
+use oci::runtime::{
+    ContainerState, ContainerStatus, Error, Filter, Map, Runtime, SandboxState, SandboxStatus,
+};
 use pods::model::{ContainerSeen, Life, Observed, SandboxSeen};
 
 /// Label with a pod's uid, on sandboxes and containers.

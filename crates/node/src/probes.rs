@@ -52,7 +52,14 @@ impl Probes {
     }
 
     /// Starts and stops tasks so that exactly the due probes run. While a pod ends, only readiness is asked.
-    pub fn sync(&mut self, k: &Arc<Kubelet>, pod: &Arc<Pod>, seen: &Observed, memory: &Memory, ips: &[String]) {
+    pub fn sync(
+        &mut self,
+        k: &Arc<Kubelet>,
+        pod: &Arc<Pod>,
+        seen: &Observed,
+        memory: &Memory,
+        ips: &[String],
+    ) {
         let ending = pod.metadata.deletion_timestamp.is_some() || memory.end.is_some();
         let mut wanted: HashMap<Key, (Sort, Container, Probe, ContainerSeen)> = HashMap::new();
         for (sort, c) in pod.spec.as_ref().map(spec::all).unwrap_or_default() {

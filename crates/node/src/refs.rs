@@ -42,10 +42,9 @@ impl<K: Kind> Table<K> {
         let key = (namespace.to_string(), name.to_string());
         let (users, cell) = {
             let mut held = self.held.lock();
-            let entry = held.entry(key).or_insert_with(|| Held {
-                users: Arc::default(),
-                cache: Arc::new(OnceCell::new()),
-            });
+            let entry = held
+                .entry(key)
+                .or_insert_with(|| Held { users: Arc::default(), cache: Arc::new(OnceCell::new()) });
             entry.users.lock().insert(user.to_string());
             (entry.users.clone(), entry.cache.clone())
         };
@@ -104,12 +103,7 @@ impl Refs {
                 waker: waker.clone(),
                 fixed: |m| m.immutable == Some(true) || m.metadata.name.as_deref() == Some(ROOT_CA),
             },
-            secrets: Table {
-                client,
-                held: Mutex::default(),
-                waker,
-                fixed: |s| s.immutable == Some(true),
-            },
+            secrets: Table { client, held: Mutex::default(), waker, fixed: |s| s.immutable == Some(true) },
         }
     }
 

@@ -8,8 +8,8 @@ use client::{Error, Patch, WriteOptions};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -192,22 +192,20 @@ pub fn allocatable_milli(k: &Kubelet) -> BTreeMap<String, i128> {
 }
 
 async fn status(k: &Kubelet, old: Option<&NodeStatus>) -> NodeStatus {
+    let conditions = conditions(k, old).await;
+    let images = images(k).await;
+    let port = i32::from(*k.port.lock());
     let o = &k.options;
-    let mut addresses: Vec<NodeAddress> = o
-        .ips
-        .iter()
-        .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
-        .collect();
+    let mut addresses: Vec<NodeAddress> =
+        o.ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: o.name.clone() });
     let m = &k.machine;
     NodeStatus {
         addresses: Some(addresses),
         capacity: Some(capacity(k)),
         allocatable: Some(allocatable(k)),
-        conditions: Some(conditions(k, old).await),
-        daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(*k.port.lock()) }),
-        }),
+        conditions: Some(conditions),
+        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }),
         node_info: Some(NodeSystemInfo {
             architecture: m.arch.clone(),
             boot_id: m.boot_id.clone(),
@@ -221,7 +219,7 @@ async fn status(k: &Kubelet, old: Option<&NodeStatus>) -> NodeStatus {
             system_uuid: m.system_uuid.clone(),
             ..NodeSystemInfo::default()
         }),
-        images: Some(images(k).await),
+        images: Some(images),
         ..NodeStatus::default()
     }
 }
@@ -255,8 +253,7 @@ pub fn readings(k: &Kubelet) -> Vec<pods::evict::Reading> {
 }
 
 async fn conditions(k: &Kubelet, old: Option<&NodeStatus>) -> Vec<NodeCondition> {
-    let low: Vec<&str> =
-        pods::evict::crossed(&readings(k)).iter().map(|r| r.signal.condition()).collect();
+    let low: Vec<&str> = pods::evict::crossed(&readings(k)).iter().map(|r| r.signal.condition()).collect();
     let runtime = k.runtime.status().await;
     let why = match &runtime {
         Ok(s) if s.ready && s.network_ready => None,
@@ -266,7 +263,9 @@ async fn conditions(k: &Kubelet, old: Option<&NodeStatus>) -> Vec<NodeCondition>
     let pressure = |kind: &str, word: &str| {
         let on = low.contains(&kind);
         let (reason, message) = match on {
-            true => (format!("KubeletHas{word}Pressure"), format!("kubelet has {} pressure", word.to_lowercase())),
+            true => {
+                (format!("KubeletHas{word}Pressure"), format!("kubelet has {} pressure", word.to_lowercase()))
+            }
             false => (no_reason(kind).to_string(), no_message(kind).to_string()),
         };
         (kind.to_string(), on, reason, message)

@@ -62,7 +62,8 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
     let spec = pod.spec.clone().unwrap_or_default();
     let uid = text(&m.uid);
     let dir = k.pod_dir(&uid);
-    std::fs::create_dir_all(dir.join("containers")).map_err(|e| format!("make directory {}: {e}", dir.display()))?;
+    std::fs::create_dir_all(dir.join("containers"))
+        .map_err(|e| format!("make directory {}: {e}", dir.display()))?;
     let logs = k.pod_logs(pod);
     std::fs::create_dir_all(&logs).map_err(|e| format!("make directory {}: {e}", logs.display()))?;
     let (hostname, fqdn) =
@@ -74,7 +75,12 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
     }
     let full = spec.set_hostname_as_fqdn == Some(true);
     let config = SandboxConfig {
-        metadata: SandboxMetadata { name: text(&m.name), uid: uid.clone(), namespace: text(&m.namespace), attempt },
+        metadata: SandboxMetadata {
+            name: text(&m.name),
+            uid: uid.clone(),
+            namespace: text(&m.namespace),
+            attempt,
+        },
         hostname: match (on_host, full) {
             (true, _) => String::new(),
             (false, true) => fqdn.clone().unwrap_or(hostname.clone()),
@@ -111,7 +117,11 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
         dns::hosts(&ips, &hostname, fqdn.as_deref(), &aliases)
     };
     let kept = format!("{} {}\n", made.id, ips.join(" "));
-    let files = [(dir.join("hosts"), hosts), (dir.join("resolv.conf"), dns::render(&resolver)), (ips_file(&dir), kept)];
+    let files = [
+        (dir.join("hosts"), hosts),
+        (dir.join("resolv.conf"), dns::render(&resolver)),
+        (ips_file(&dir), kept),
+    ];
     for (path, text) in files {
         std::fs::write(&path, text).map_err(|e| format!("write {}: {e}", path.display()))?;
     }

@@ -61,7 +61,11 @@ async fn resolve(
 ) -> Result<Option<Source>, String> {
     if let Some(e) = &v.empty_dir {
         let memory = e.medium.as_deref() == Some("Memory");
-        let size = e.size_limit.as_ref().and_then(|q| pods::quantity::value(&q.0)).and_then(|v| u64::try_from(v).ok());
+        let size = e
+            .size_limit
+            .as_ref()
+            .and_then(|q| pods::quantity::value(&q.0))
+            .and_then(|v| u64::try_from(v).ok());
         return Ok(Some(Source::EmptyDir { memory, size: size.filter(|s| *s > 0) }));
     }
     if let Some(h) = &v.host_path {
@@ -71,7 +75,8 @@ async fn resolve(
     let mut payload = Payload::new();
     if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
-        config_map(k, pod, &mut payload, (&c.name, c.items.as_deref(), c.optional == Some(true), mode)).await?;
+        config_map(k, pod, &mut payload, (&c.name, c.items.as_deref(), c.optional == Some(true), mode))
+            .await?;
         return Ok(Some(Source::Files { payload, secret: false }));
     }
     if let Some(s) = &v.secret {
@@ -230,7 +235,7 @@ async fn token(
     }
     let Some((token, due)) = tokens.get(&key) else { return Err("no token".into()) };
     *renew = Some(renew.map_or(*due, |r| r.min(*due)));
-    let text = token.status.as_ref().map(|s| s.token.clone()).unwrap_or_default();
+    let text = token.status.as_ref().and_then(|s| s.token.clone()).unwrap_or_default();
     // With an fsGroup the group may read it; a pod that runs as one user owns it.
     let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let group = security.is_some_and(|s| s.fs_group.is_some());
@@ -247,9 +252,9 @@ async fn token(
 fn one_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let whole = spec.security_context.as_ref().and_then(|s| s.run_as_user);
-    let mut users = pods::spec::all(spec).into_iter().map(|(_, c)| {
-        c.security_context.as_ref().and_then(|s| s.run_as_user).or(whole)
-    });
+    let mut users = pods::spec::all(spec)
+        .into_iter()
+        .map(|(_, c)| c.security_context.as_ref().and_then(|s| s.run_as_user).or(whole));
     let first = users.next()??;
     users.all(|u| u == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
@@ -264,8 +269,8 @@ async fn request_token(k: &Kubelet, pod: &Pod, audience: &str, seconds: i64) -> 
     let m = &pod.metadata;
     let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
     let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: if audience.is_empty() { Vec::new() } else { vec![audience.to_string()] },
+        spec: Some(TokenRequestSpec {
+            audiences: (!audience.is_empty()).then(|| vec![audience.to_string()]),
             expiration_seconds: Some(seconds),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".into()),
@@ -273,25 +278,32 @@ async fn request_token(k: &Kubelet, pod: &Pod, audience: &str, seconds: i64) -> 
                 name: m.name.clone(),
                 uid: m.uid.clone(),
             }),
-        },
+        }),
         ..TokenRequest::default()
     };
     let namespace = m.namespace.as_deref().unwrap_or("");
-    let made = k.client.create_subresource::<ServiceAccount, _, _>(namespace, account, "token", &request).await;
+    let made =
+        k.client.create_subresource::<ServiceAccount, _, _>(namespace, account, "token", &request).await;
     made.map_err(|e| e.chain())
 }
 
 async fn claim(k: &Kubelet, pod: &Pod, name: &str) -> Result<Source, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    let claim: PersistentVolumeClaim =
-        k.client.get(namespace, name).await.map_err(|e| format!("persistentvolumeclaim \"{name}\": {}", e.chain()))?;
+    let claim: PersistentVolumeClaim = k
+        .client
+        .get(namespace, name)
+        .await
+        .map_err(|e| format!("persistentvolumeclaim \"{name}\": {}", e.chain()))?;
     let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|_| bound);
     let Some(volume) = volume else {
         return Err(format!("persistentvolumeclaim \"{name}\" is not bound"));
     };
-    let pv: PersistentVolume =
-        k.client.get("", &volume).await.map_err(|e| format!("persistentvolume \"{volume}\": {}", e.chain()))?;
+    let pv: PersistentVolume = k
+        .client
+        .get("", &volume)
+        .await
+        .map_err(|e| format!("persistentvolume \"{volume}\": {}", e.chain()))?;
     let spec = pv.spec.unwrap_or_default();
     if let Some(h) = spec.host_path {
         return Ok(Source::HostPath { path: h.path.into(), kind: h.type_.unwrap_or_default() });

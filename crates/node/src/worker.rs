@@ -220,7 +220,11 @@ impl Worker {
             for c in pod.status.iter().flat_map(|s| s.conditions.iter().flatten()) {
                 let mine = matches!(
                     c.type_.as_str(),
-                    "Ready" | "ContainersReady" | "Initialized" | "PodReadyToStartContainers" | "PodScheduled"
+                    "Ready"
+                        | "ContainersReady"
+                        | "Initialized"
+                        | "PodReadyToStartContainers"
+                        | "PodScheduled"
                 );
                 if !mine {
                     own.retain(|o| o.type_ != c.type_);
@@ -252,8 +256,11 @@ impl Worker {
         if self.handle.refs_changed.swap(false, Ordering::AcqRel) {
             self.refresh = true;
             let config = |w: &Waiting| w.reason == "CreateContainerConfigError";
-            let stuck: Vec<_> = self.memory.waiting.iter().filter(|(_, w)| config(w)).map(|(n, _)| n.clone()).collect();
-            stuck.iter().for_each(|n| drop(self.memory.not_before.remove(n)));
+            let stuck: Vec<_> =
+                self.memory.waiting.iter().filter(|(_, w)| config(w)).map(|(n, _)| n.clone()).collect();
+            for name in &stuck {
+                self.memory.not_before.remove(name);
+            }
             self.memory.not_before.remove("");
         }
         let pod = Arc::new(self.current());
@@ -292,9 +299,7 @@ impl Worker {
         let over = matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
         if !self.admitted {
             self.admitted = true;
-            if !over
-                && let Err(refusal) = self.k.admit(pod, !snap.sandboxes.is_empty())
-            {
+            if !over && let Err(refusal) = self.k.admit(pod, !snap.sandboxes.is_empty()) {
                 self.k.events.pod(pod, None, true, reason_word(&refusal.reason), refusal.message.clone());
                 let (reason, message) = (refusal.reason, refusal.message);
                 self.memory.end = Some(End { reason, message, grace: None, disruption: None });

@@ -115,14 +115,18 @@ fn same(dir: &Path, payload: &Payload) -> bool {
         count += 1;
         let target = dir.join(path);
         fs::read(&target).is_ok_and(|d| d == file.data)
-            && fs::metadata(&target).is_ok_and(|m| m.permissions().mode() & 0o777 & !0o060 == file.mode & 0o777 & !0o060)
+            && fs::metadata(&target)
+                .is_ok_and(|m| m.permissions().mode() & 0o777 & !0o060 == file.mode & 0o777 & !0o060)
     });
     all && files(dir) == count
 }
 
 fn files(dir: &Path) -> usize {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    entries.flatten().map(|e| if e.file_type().is_ok_and(|t| t.is_dir()) { files(&e.path()) } else { 1 }).sum()
+    entries
+        .flatten()
+        .map(|e| if e.file_type().is_ok_and(|t| t.is_dir()) { files(&e.path()) } else { 1 })
+        .sum()
 }
 
 #[cfg(test)]
@@ -130,9 +134,9 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let each = files.iter().map(|(p, d)| {
-            ((*p).to_string(), File { data: d.as_bytes().to_vec(), mode: 0o644, uid: None })
-        });
+        let each = files
+            .iter()
+            .map(|(p, d)| ((*p).to_string(), File { data: d.as_bytes().to_vec(), mode: 0o644, uid: None }));
         each.collect()
     }
 
@@ -147,8 +151,11 @@ mod tests {
         assert!(write(d, &payload(&[("a", "3")]), "t3").expect("write"));
         assert_eq!(fs::read_to_string(d.join("a")).expect("read"), "3");
         assert!(!d.join("sub").exists());
-        let mut left: Vec<_> =
-            fs::read_dir(d).expect("dir").flatten().map(|e| e.file_name().into_string().expect("name")).collect();
+        let mut left: Vec<_> = fs::read_dir(d)
+            .expect("dir")
+            .flatten()
+            .map(|e| e.file_name().into_string().expect("name"))
+            .collect();
         left.sort();
         assert_eq!(left, ["..data", "..t3", "a"]);
     }

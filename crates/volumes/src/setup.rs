@@ -62,7 +62,13 @@ pub fn volume_dir(pod: &Path, source: &Source, name: &str) -> PathBuf {
 }
 
 /// Makes or refreshes one volume and answers where it is. `stamp` names a new set of files.
-pub fn set_up(pod: &Path, name: &str, source: &Source, own: Ownership, stamp: &str) -> Result<PathBuf, Error> {
+pub fn set_up(
+    pod: &Path,
+    name: &str,
+    source: &Source,
+    own: Ownership,
+    stamp: &str,
+) -> Result<PathBuf, Error> {
     let dir = volume_dir(pod, source, name);
     match source {
         Source::EmptyDir { memory, size } => empty_dir(&dir, *memory, *size, own)?,
