@@ -15,6 +15,8 @@ const FRAME_MAGIC: [u8; 4] = [0xff, b'K', b'F', 0xff];
 /// Frame header: magic, crc, payload length, count of records, first revision.
 pub(super) const FRAME_HEADER: usize = 24;
 const ALIGN: u64 = 8;
+/// What the header counts the size of a segment in, in bytes.
+const UNIT: u64 = 4096;
 
 /// An open segment.
 #[derive(Debug)]
@@ -41,10 +43,11 @@ pub(super) fn sequence(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()
 }
 
-fn header(sequence: u64, salt: u64) -> [u8; HEADER_USED] {
+fn header(sequence: u64, salt: u64, size: u64) -> [u8; HEADER_USED] {
     let mut out = [0; HEADER_USED];
     out[..8].copy_from_slice(MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[12..16].copy_from_slice(&((size / UNIT) as u32).to_le_bytes());
     out[16..24].copy_from_slice(&sequence.to_le_bytes());
     out[24..32].copy_from_slice(&salt.to_le_bytes());
     let crc = crc32fast::hash(&out[..32]);
@@ -59,6 +62,8 @@ pub(super) enum HeaderError {
     Damaged,
     #[error("format version {0} is not known; it was written by a later version")]
     Version(u32),
+    #[error("file is cut short: it should have {0} bytes")]
+    Cut(u64),
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -69,16 +74,21 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-/// Checks a header and gives (sequence, salt).
+/// Checks the header of a segment's bytes and gives (sequence, salt).
 pub(super) fn read_header(bytes: &[u8]) -> Result<(u64, u64), HeaderError> {
     let used = bytes.get(..HEADER_USED).ok_or(HeaderError::Damaged)?;
     if &used[..8] != MAGIC || crc32fast::hash(&used[..32]) != u32_at(used, 32) {
         return Err(HeaderError::Damaged);
     }
-    match u32_at(used, 8) {
-        VERSION => Ok((u64_at(used, 16), u64_at(used, 24))),
-        other => Err(HeaderError::Version(other)),
+    let version = u32_at(used, 8);
+    if version != VERSION {
+        return Err(HeaderError::Version(version));
     }
+    let size = u64::from(u32_at(used, 12)) * UNIT;
+    if (bytes.len() as u64) < size {
+        return Err(HeaderError::Cut(size));
+    }
+    Ok((u64_at(used, 16), u64_at(used, 24)))
 }
 
 impl Segment {
@@ -87,6 +97,7 @@ impl Segment {
     pub fn create(dir: &Path, sequence: u64, size: u64, spare: Option<&Path>) -> io::Result<Self> {
         let salt = rand::random();
         let path = path(dir, sequence);
+        let size = size.next_multiple_of(UNIT);
         let building = dir.join("building");
         if let Some(spare) = spare {
             std::fs::rename(spare, &building)?;
@@ -134,20 +145,20 @@ impl Segment {
 
 fn prepare(file: &File, sequence: u64, salt: u64, size: u64, reused: bool) -> io::Result<()> {
     const CHUNK: usize = 256 << 10;
-    let length = file.metadata()?.len();
     if !reused {
         file.set_len(0)?;
     }
-    if !reused || length < size {
+    let length = file.metadata()?.len();
+    if length < size {
         let zeros = vec![0; CHUNK];
-        let mut at = if reused { length } else { 0 };
+        let mut at = length;
         while at < size {
             let count = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
             file.write_all_at(&zeros[..count], at)?;
             at += count as u64;
         }
     }
-    file.write_all_at(&header(sequence, salt), 0)?;
+    file.write_all_at(&header(sequence, salt, size.max(length)), 0)?;
     file.sync_all()
 }
 

@@ -1,13 +1,11 @@
 //! The shared suite on a real etcd, and what only this store does: reconnecting, compaction, foreign keys.
 
-mod suite;
-
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::suite::{json, key, pod, put};
 use store::{Etcd, EtcdOptions, Precondition, Store, StoreError};
-use suite::{json, key, pod, put};
 
 /// One etcd of its own; ended when dropped.
 struct Server {

@@ -35,6 +35,20 @@ pub fn delete(key: &Key, precondition: Precondition) -> Write {
     Write { key: key.clone(), precondition, value: None, last: None }
 }
 
+/// Copies a directory with all that is in it.
+pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
 async fn create(store: &dyn Store, key: &Key, text: &str) -> Arc<Object> {
     store.write(put(key, Precondition::Absent, text)).await.unwrap()
 }
@@ -282,13 +296,14 @@ pub async fn waiting_for_a_revision(store: Arc<dyn Store>) {
     let made = create(&*store, &pod("a"), "1").await;
     assert!(store.reach(Some(made.modified)).await.unwrap() >= made.modified);
     assert!(store.reach(None).await.unwrap() >= made.modified);
+    let wanted = made.modified + 1;
     let ahead = tokio::spawn({
         let store = store.clone();
-        async move { store.reach(Some(made.modified + 1)).await }
+        async move { store.reach(Some(wanted)).await }
     });
     tokio::task::yield_now().await;
     let next = create(&*store, &pod("b"), "1").await;
-    assert!(ahead.await.unwrap().unwrap() >= next.modified);
+    assert!(ahead.await.unwrap().unwrap() >= wanted && next.modified >= wanted);
 }
 
 pub async fn secrets_and_clusterscoped_names(store: Arc<dyn Store>) {
@@ -300,24 +315,4 @@ pub async fn secrets_and_clusterscoped_names(store: Arc<dyn Store>) {
     assert_eq!(&*store.get(&node).unwrap().key.namespace, "");
     let empty = Range { namespace: Some("".into()), after: None };
     assert_eq!(store.snapshot("core/nodes").iter(&empty).count(), 1);
-}
-
-/// Makes one test per case, over a factory `async fn() -> (guard, Arc<dyn Store>)`.
-#[macro_export]
-macro_rules! suite {
-    ($factory:path) => {
-        $crate::suite!($factory: writes_are_read_back, preconditions_hold, one_of_many_creators_wins,
-            compare_and_swap_counts, lists_are_ordered_and_ranged, snapshots_of_the_past_stay,
-            watches_see_everything_after, quiet_tables_make_progress, many_watchers_see_the_same,
-            owners_are_indexed, expired_objects_go, waiting_for_a_revision, secrets_and_clusterscoped_names);
-    };
-    ($factory:path: $($case:ident),*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-            async fn $case() {
-                let (_guard, store) = $factory().await;
-                suite::$case(store).await;
-            }
-        )*
-    };
 }
