@@ -11,8 +11,12 @@
 //! registry.set(registry.get().with_custom(crd_kinds));
 //! ```
 //!
+//! `custom::kinds(&crd)` compiles a CustomResourceDefinition into kinds, `custom::check(&crd)` says what is wrong with
+//! its schemas. `schema::defaulting::default(pods.schema(), &mut value)` applies plain and conditional defaults.
+//!
 //! `types::schema_of("meta_v1.DeleteOptions")` gives types that are no served kind.
 
+pub mod custom;
 pub mod defaults;
 pub mod kinds;
 pub mod registry;

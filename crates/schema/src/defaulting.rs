@@ -1,7 +1,7 @@
 //! Puts the schema's defaults where values are absent, then runs the conditional defaults of built-in types.
 //!
 //! Works on canonical values. For a field whose absence is its zero value, zero counts as absent. Custom resources get
-//! the defaults of their schema for absent fields, and for nulls that are not allowed.
+//! the defaults of their schema for absent fields and for nulls that are not allowed; such nulls without default go.
 
 use base::quantity::Quantity;
 use serde_json::{Map, Value};
@@ -12,7 +12,12 @@ use crate::types::{Either, Emit, Field, Object, Schema, Type};
 pub fn default(schema: &Schema, value: &mut Value) {
     match (&schema.ty, value) {
         (Type::Object(o) | Type::Either(Either::Bool, o), Value::Object(map)) => object(o.get(), map),
-        (Type::Map(item), Value::Object(map)) => map.values_mut().for_each(|v| entry(item, v)),
+        (Type::Map(item), Value::Object(map)) => {
+            map.values_mut().for_each(|v| entry(item, v));
+            if !item.nullable && !matches!(item.ty, Type::Any | Type::Raw) {
+                map.retain(|_, v| !v.is_null());
+            }
+        }
         (Type::List(item), Value::Array(items)) => items.iter_mut().for_each(|v| entry(item, v)),
         _ => {}
     }
@@ -50,8 +55,12 @@ fn object(object: &Object, map: &mut Map<String, Value>) {
         {
             map.insert(field.name.to_string(), value.clone());
         }
-        if let Some(value) = map.get_mut(field.name.as_ref()) {
-            default(&field.schema, value);
+        match map.get_mut(field.name.as_ref()) {
+            Some(Value::Null) if custom && !field.schema.nullable => {
+                map.remove(field.name.as_ref());
+            }
+            Some(value) => default(&field.schema, value),
+            None => {}
         }
     }
     if let Some(hook) = object.hook {

@@ -12,12 +12,15 @@
 //! pod.at("spec.containers[].ports[].protocol").unwrap().default();
 //! ```
 //!
-//! Engines: [`decode::decode`] (a request's body, in any of the three forms), [`json::parse`] (duplicates, unknown fields), [`canonicalize`] (types, canonical scalars, zero values),
+//! Engines: [`decode::decode`] (a request's body, in any of the three forms), [`json::parse`] (duplicates, unknown
+//! fields), [`canonicalize`] (types, canonical scalars, zero values),
+//! [`defaulting::default`], [`prune::prune`], [`validate::validate`], [`crd::check`] and [`crd::compile`],
 //! [`FieldError`] (messages and causes), [`protobuf`] (transcoding and the envelope).
 //!
 //! [`Schema::object`] gives the fields of an object type with tags and emission rules ([`Field`]).
 
 pub mod canonical;
+pub mod crd;
 pub mod decode;
 pub mod defaulting;
 pub mod duration;
@@ -27,9 +30,11 @@ pub mod fieldset;
 pub mod json;
 pub mod managed;
 pub mod protobuf;
+pub mod prune;
 pub mod strategic;
 pub mod typed;
 pub mod types;
+pub mod validate;
 
 pub use canonical::{TypeError, canonicalize};
 pub use error::{FieldError, Path, Reason, aggregate};

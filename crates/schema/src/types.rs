@@ -141,6 +141,8 @@ pub struct Rules {
     pub max_properties: Option<u64>,
     /// A regular expression found anywhere in the text.
     pub pattern: Option<Text>,
+    /// The compiled pattern, made on first use; `None` if it does not compile.
+    pub regex: OnceLock<Option<regex_automata::meta::Regex>>,
     /// An OpenAPI format name.
     pub format: Option<Text>,
     /// Required in the sense of OpenAPI: names of an object's fields (CRD value validations).

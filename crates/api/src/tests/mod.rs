@@ -1,5 +1,6 @@
 //! The table and the facts are whole: every kind has a type, every reference resolves.
 
+mod custom;
 mod decode;
 
 use schema::{ListType, Schema, Type};
