@@ -1,8 +1,12 @@
 //! Kernel networking: netlink, nftables and the DNS socket.
 
+pub mod conntrack;
+pub mod dns;
+pub mod localnode;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod overlay;
 pub mod pod;
 pub mod route;
 pub mod sysctl;

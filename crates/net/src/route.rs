@@ -16,6 +16,8 @@ const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
+const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
 const DELROUTE: u16 = 25;
 const GETROUTE: u16 = 26;
@@ -155,6 +157,36 @@ pub fn add_address(b: &mut Buffer, link: u32, ip: IpAddr, length: u8) {
     address(b, 1, ip);
 }
 
+/// Removes an address.
+pub fn delete_address(b: &mut Buffer, link: u32, ip: IpAddr, length: u8) {
+    let mut h = vec![family(ip), length, 0, 0];
+    h.extend(link.to_ne_bytes());
+    b.message(DELADDR, 0, &h, format!("remove the address {ip}/{length} from link {link}"));
+    address(b, 2, ip);
+    address(b, 1, ip);
+}
+
+/// The addresses of all links: link, address, prefix length.
+pub fn addresses(socket: &Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
+    let mut b = Buffer::new();
+    b.message(GETADDR, 0, &[0; 8], "list addresses");
+    let mut out = Vec::new();
+    socket.dump(b, |_, body| {
+        let Some((head, rest)) = body.split_first_chunk::<8>() else { return };
+        let link = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]);
+        let (mut local, mut any) = (None, None);
+        for (kind, value) in attributes(rest) {
+            match kind {
+                1 => any = read_address(value),
+                2 => local = read_address(value),
+                _ => {}
+            }
+        }
+        out.extend(local.or(any).map(|ip| (link, ip, head[1])));
+    })?;
+    Ok(out)
+}
+
 /// A route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -162,20 +194,22 @@ pub struct Route {
     pub to: Cidr,
     /// The next hop; on the link itself when absent.
     pub via: Option<IpAddr>,
-    /// The link's index.
+    /// The link's index; 0 leaves it to the next hop.
     pub link: u32,
 }
 
 fn route_message(b: &mut Buffer, kind: u16, flags: u16, r: &Route, verb: &str) {
     let scope = if r.via.is_some() || r.to.first().is_ipv6() { 0 } else { 253 };
     let mut h = vec![family(r.to.first()), r.to.length(), 0, 0, 254, PROTOCOL, scope, 1];
-    // The next hop need not be in a subnet of the link.
-    h.extend(if r.via.is_some() { 4_u32 } else { 0 }.to_ne_bytes());
+    // On a given link, the next hop need not be in one of its subnets.
+    h.extend(if r.via.is_some() && r.link != 0 { 4_u32 } else { 0 }.to_ne_bytes());
     b.message(kind, flags, &h, format!("{verb} the route to {}", r.to));
     if r.to.length() > 0 {
         address(b, 1, r.to.first());
     }
-    b.u32(4, r.link);
+    if r.link != 0 {
+        b.u32(4, r.link);
+    }
     if let Some(via) = r.via {
         address(b, 5, via);
     }

@@ -18,7 +18,7 @@ impl Kernel {
     pub fn open() -> Result<Kernel, NetlinkError> {
         Ok(Kernel {
             route: Socket::open(libc::NETLINK_ROUTE)?,
-            nft: Nft::open()?,
+            nft: Nft::open(crate::nft::NODE_TABLE)?,
             conntrack: Socket::open(libc::NETLINK_NETFILTER)?,
         })
     }

@@ -2,6 +2,7 @@
 
 pub mod base_rules;
 pub mod cidr;
+pub mod dns;
 pub mod endpoints;
 pub mod ipam;
 pub mod pods;

@@ -11,7 +11,6 @@ use crate::netlink::{Buffer, flags};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const INET: u8 = 1;
-pub(super) const TABLE: &str = "kutter";
 /// Elements of one message stay below the 64 KiB that a nested attribute can say.
 const MESSAGE_BYTES_MAX: usize = 60_000;
 /// Clients that session affinity remembers.
@@ -30,37 +29,37 @@ fn message(b: &mut Buffer, kind: u16, flags: u16, what: impl Into<String>) {
 }
 
 /// Messages that remove the table, whether it exists or not.
-pub(super) fn remove() -> Buffer {
+pub(super) fn remove(t: &str) -> Buffer {
     let mut b = Buffer::new();
     begin(&mut b);
-    table(&mut b, 0, flags::CREATE, "create the rule table");
-    table(&mut b, 2, 0, "delete the rule table");
+    table(&mut b, t, 0, flags::CREATE, "create the rule table");
+    table(&mut b, t, 2, 0, "delete the rule table");
     end(&mut b);
     b
 }
 
-fn table(b: &mut Buffer, kind: u16, flags: u16, what: &str) {
+fn table(b: &mut Buffer, t: &str, kind: u16, flags: u16, what: &str) {
     message(b, kind, flags, what);
-    b.text(1, TABLE);
+    b.text(1, t);
 }
 
 /// The messages of a batch.
-pub(super) fn batch(batch: &Batch) -> Buffer {
+pub(super) fn batch(t: &str, batch: &Batch) -> Buffer {
     let mut b = Buffer::new();
     begin(&mut b);
     if batch.replace {
-        table(&mut b, 0, flags::CREATE, "create the rule table");
-        table(&mut b, 2, 0, "delete the rule table");
-        table(&mut b, 0, flags::CREATE, "create the rule table");
+        table(&mut b, t, 0, flags::CREATE, "create the rule table");
+        table(&mut b, t, 2, 0, "delete the rule table");
+        table(&mut b, t, 0, flags::CREATE, "create the rule table");
     }
     let mut list = ElementList::default();
     for op in &batch.ops {
         match op {
-            Op::AddElement(e) => list.push(&mut b, 12, e),
-            Op::DelElement(e) => list.push(&mut b, 14, e),
+            Op::AddElement(e) => list.push(&mut b, t, 12, e),
+            Op::DelElement(e) => list.push(&mut b, t, 14, e),
             other => {
                 list.close(&mut b);
-                frame(&mut b, other);
+                frame(&mut b, t, other);
             }
         }
     }
@@ -69,24 +68,24 @@ pub(super) fn batch(batch: &Batch) -> Buffer {
     b
 }
 
-fn frame(b: &mut Buffer, op: &Op) {
+fn frame(b: &mut Buffer, t: &str, op: &Op) {
     match op {
-        Op::AddSet(s) => set(b, s),
-        Op::AddChain(c) => chain(b, c),
+        Op::AddSet(s) => set(b, t, s),
+        Op::AddChain(c) => chain(b, t, c),
         Op::FlushChain(name) => {
             message(b, 8, 0, format!("empty the rule chain {name}"));
-            b.text(1, TABLE);
+            b.text(1, t);
             b.text(2, name);
         }
-        Op::AddRules(c) => c.rules.iter().for_each(|r| rule(b, &c.name, r)),
+        Op::AddRules(c) => c.rules.iter().for_each(|r| rule(b, t, &c.name, r)),
         Op::DelChain(name) => {
             message(b, 5, 0, format!("delete the rule chain {name}"));
-            b.text(1, TABLE);
+            b.text(1, t);
             b.text(3, name);
         }
         Op::DelSet(name) => {
             message(b, 11, 0, format!("delete the rule set {name}"));
-            b.text(1, TABLE);
+            b.text(1, t);
             b.text(2, name);
         }
         Op::AddElement(_) | Op::DelElement(_) => {}
@@ -107,9 +106,9 @@ fn type_number(types: &[Type]) -> u32 {
     })
 }
 
-fn set(b: &mut Buffer, s: &Set) {
+fn set(b: &mut Buffer, t: &str, s: &Set) {
     message(b, 9, flags::CREATE, format!("create the rule set {}", s.name));
-    b.text(1, TABLE);
+    b.text(1, t);
     b.text(2, &s.name);
     let concatenated = s.interval && s.key.len() > 1;
     let bits =
@@ -134,9 +133,9 @@ fn set(b: &mut Buffer, s: &Set) {
         }
         if concatenated {
             let fields = b.nest(2);
-            for t in &s.key {
+            for part in &s.key {
                 let field = b.nest(1);
-                b.be32(1, field_len(*t));
+                b.be32(1, field_len(*part));
                 b.end(field);
             }
             b.end(fields);
@@ -158,9 +157,9 @@ fn set_id(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |h: u32, c| (h ^ u32::from(c)).wrapping_mul(0x0100_0193))
 }
 
-fn chain(b: &mut Buffer, c: &Chain) {
+fn chain(b: &mut Buffer, t: &str, c: &Chain) {
     message(b, 3, flags::CREATE, format!("create the rule chain {}", c.name));
-    b.text(1, TABLE);
+    b.text(1, t);
     b.text(3, &c.name);
     let Some(hook) = c.hook else { return };
     let (number, priority, kind) = match hook {
@@ -180,9 +179,9 @@ fn chain(b: &mut Buffer, c: &Chain) {
     b.text(7, kind);
 }
 
-fn rule(b: &mut Buffer, chain: &str, rule: &Rule) {
+fn rule(b: &mut Buffer, t: &str, chain: &str, rule: &Rule) {
     message(b, 6, flags::CREATE | flags::APPEND, format!("add to the rule chain {chain}: {rule}"));
-    b.text(1, TABLE);
+    b.text(1, t);
     b.text(2, chain);
     let list = b.nest(4);
     express::rule(b, rule);
@@ -222,7 +221,7 @@ struct ElementList {
 }
 
 impl ElementList {
-    fn push(&mut self, b: &mut Buffer, kind: u16, e: &Element) {
+    fn push(&mut self, b: &mut Buffer, t: &str, kind: u16, e: &Element) {
         let same = self.open.as_ref().is_some_and(|(k, s, _)| *k == kind && *s == e.set);
         if !same || b.message_len() > MESSAGE_BYTES_MAX {
             self.close(b);
@@ -233,7 +232,7 @@ impl ElementList {
                 if kind == 12 { flags::CREATE } else { 0 },
                 format!("{verb} the rule set {}", e.set),
             );
-            b.text(1, TABLE);
+            b.text(1, t);
             b.text(2, &e.set);
             self.open = Some((kind, e.set.to_string(), b.nest(3)));
         }

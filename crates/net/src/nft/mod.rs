@@ -1,4 +1,4 @@
-//! The table `kutter` of nftables: one transaction per change, and a full replacement to begin with.
+//! Own tables of nftables: one transaction per change, and a full replacement to begin with.
 
 mod encode;
 mod express;
@@ -10,12 +10,16 @@ use crate::netlink::{NetlinkError, Socket};
 /// The kernel's side of the rule table. Not shared: one worker owns it.
 pub struct Nft {
     socket: Socket,
+    name: String,
 }
 
+/// The table of a node.
+pub const NODE_TABLE: &str = "kutter";
+
 impl Nft {
-    /// Opens the table of the current thread's network namespace.
-    pub fn open() -> Result<Nft, NetlinkError> {
-        Ok(Nft { socket: Socket::open(libc::NETLINK_NETFILTER)? })
+    /// Opens the table `name` of the current thread's network namespace; it need not exist.
+    pub fn open(name: &str) -> Result<Nft, NetlinkError> {
+        Ok(Nft { socket: Socket::open(libc::NETLINK_NETFILTER)?, name: name.to_owned() })
     }
 
     /// Carries out a batch as one transaction: all of it or nothing.
@@ -23,7 +27,7 @@ impl Nft {
         if batch.is_empty() {
             return Ok(());
         }
-        self.socket.transact(encode::batch(batch))
+        self.socket.transact(encode::batch(&self.name, batch))
     }
 
     /// Carries out `batch`, which came from `table`; if the kernel's table is not what we believed, replaces all.
@@ -40,6 +44,6 @@ impl Nft {
 
     /// Removes the table.
     pub fn remove(&self) -> Result<(), NetlinkError> {
-        self.socket.transact(encode::remove())
+        self.socket.transact(encode::remove(&self.name))
     }
 }

@@ -1,8 +1,6 @@
 //! Services with real packets: each kind of frontend, from pods, the node and outside.
 
-mod lab;
-
-use lab::{Lab, service, slice};
+use crate::lab::{Lab, service, slice};
 use serde_json::json;
 
 fn name(r: Result<(String, std::net::IpAddr), String>) -> String {

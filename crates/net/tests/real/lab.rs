@@ -93,6 +93,16 @@ impl Node {
         }
     }
 
+    /// Widens what pods reach with their own address.
+    pub fn native(&mut self, cidrs: &[&str]) {
+        let base = BaseFacts {
+            native_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+            pod_cidrs: self.facts.pod_cidrs.clone(),
+            ..BaseFacts::default()
+        };
+        self.apply([("base".to_owned(), Some(base_part(&base)))]);
+    }
+
     /// Installs a Service with the backends of one slice.
     pub fn service(&mut self, service: Value, endpoints: Value) -> ServicePlan {
         let service = serde_json::from_value(service).unwrap();
