@@ -1,4 +1,4 @@
-//! Measures durable commits: `commit_rate [DIR [WRITERS [SECONDS [BYTES [WATCHERS]]]]]`, then a reopening.
+//! Measures durable commits: `commit_rate [DIR [WRITERS [SECONDS [BYTES [WATCHERS [CHECKPOINT_MIB]]]]]]`, then a reopening.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +16,10 @@ async fn main() -> Result<(), store::StoreError> {
     let dir = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "commit_rate.data".into()));
     let (writers, seconds, bytes, watchers) =
         (argument(2, 64), argument(3, 5), argument(4, 4096), argument(5, 0));
+    let checkpoint_bytes = argument(6, Options::default().checkpoint_bytes >> 20) << 20;
+    let options = Options { checkpoint_bytes, ..Options::default() };
     let opened = Instant::now();
-    let store = Embedded::open(&dir, Options::default())?;
+    let store = Embedded::open(&dir, options.clone())?;
     println!("open: {:?} at revision {} with {:?}", opened.elapsed(), store.revision(), store.counts());
     let stop = Arc::new(AtomicBool::new(false));
     let delivered = Arc::new(AtomicU64::new(0));
@@ -77,12 +79,12 @@ async fn main() -> Result<(), store::StoreError> {
     store.close();
     drop(store);
     let opened = Instant::now();
-    let store = Embedded::open(&dir, Options::default())?;
+    let store = Embedded::open(&dir, options.clone())?;
     println!("reopen: {:?} at revision {} with {:?}", opened.elapsed(), store.revision(), store.counts());
     store.checkpoint().await?;
     drop(store);
     let opened = Instant::now();
-    let store = Embedded::open(&dir, Options::default())?;
+    let store = Embedded::open(&dir, options.clone())?;
     println!("reopen after a checkpoint: {:?} with {:?}", opened.elapsed(), store.counts());
     Ok(())
 }

@@ -26,7 +26,7 @@ const BLOCK: usize = 1 << 20;
 /// One block's length at most, in bytes.
 const BLOCK_MAX: u32 = 64 << 20;
 /// How often written bytes are pushed to the disk, so that the log's syncs never wait for all of them.
-const SYNC_EVERY: u64 = 8 << 20;
+const SYNC_EVERY: u64 = 2 << 20;
 const THREADS_MAX: usize = 8;
 
 const OBJECTS: u32 = 1;

@@ -44,9 +44,12 @@ pub(super) struct Log {
     next: Next,
 }
 
-/// A retired segment waiting to be used again.
-fn spare(dir: &Path) -> PathBuf {
-    dir.join("spare")
+/// Retired segments kept to be used again, which saves writing zeros.
+const SPARES_MAX: usize = 4;
+
+/// Where retired segments wait.
+fn spares(dir: &Path) -> [PathBuf; SPARES_MAX] {
+    std::array::from_fn(|at| dir.join(format!("spare-{at}")))
 }
 
 impl Log {
@@ -121,8 +124,8 @@ impl Log {
         }
         let keep_spare = self.sizes.most;
         for old in self.finished.extract_if(.., |old| old.last <= revision) {
-            let spare = spare(&self.dir);
-            if old.size == keep_spare && !spare.exists() {
+            let free = spares(&self.dir).into_iter().find(|spare| !spare.exists());
+            if let Some(spare) = free.filter(|_| old.size == keep_spare) {
                 std::fs::rename(&old.path, &spare)?;
             } else {
                 std::fs::remove_file(&old.path)?;
@@ -141,7 +144,14 @@ impl Drop for Log {
 }
 
 fn make(dir: &Path, sequence: u64, size: u64) -> io::Result<Segment> {
-    let spare = spare(dir);
-    let reuse = std::fs::metadata(&spare).is_ok_and(|file| file.len() == size);
-    Segment::create(dir, sequence, size, reuse.then_some(&*spare))
+    let fits = |spare: &PathBuf| std::fs::metadata(spare).is_ok_and(|file| file.len() == size);
+    let spare = spares(dir).into_iter().find(fits);
+    Segment::create(dir, sequence, size, spare.as_deref())
+}
+
+/// Removes what is not part of the log.
+pub(super) fn clean(dir: &Path) {
+    for leftover in spares(dir).into_iter().chain([dir.join("building")]) {
+        let _ = std::fs::remove_file(leftover);
+    }
 }

@@ -46,7 +46,7 @@ pub struct Options {
     pub segment_bytes_first: u64,
     /// Size of later log segments at most, in bytes.
     pub segment_bytes_max: u64,
-    /// Log bytes after which a checkpoint is made; at least as many as the last one had.
+    /// Log bytes after which a checkpoint is made; at least half as many as the last one had.
     pub checkpoint_bytes: u64,
     /// Writes that may wait at once; more wait outside the queue.
     pub queue_max: usize,
@@ -116,6 +116,12 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// Log bytes after which the next checkpoint is made. Half of what a checkpoint writes keeps both the cost of
+/// writing everything again and the time to replay the log in bounds.
+fn threshold(least: u64, checkpoint: &Checkpoint) -> u64 {
+    least.max(checkpoint.bytes() / 2)
+}
+
 /// The keys file of a data directory.
 fn keys_path(dir: &Path) -> PathBuf {
     dir.join("keys")
@@ -163,7 +169,7 @@ impl Embedded {
             queue: queue.clone(),
             keys: keys.clone(),
             log,
-            threshold: options.checkpoint_bytes.max(checkpoint.bytes()),
+            threshold: threshold(options.checkpoint_bytes, &checkpoint),
             checkpoint: Some(checkpoint),
             checkpointing: None,
             checkpoint_bytes: options.checkpoint_bytes,

@@ -101,9 +101,7 @@ pub(super) fn recover(
     base: u64,
     apply: &mut dyn FnMut(&Frame<'_>) -> Result<(), String>,
 ) -> Result<(Log, u64), StoreError> {
-    for leftover in ["building", "spare"] {
-        let _ = std::fs::remove_file(dir.join(leftover));
-    }
+    super::log::clean(dir);
     let files = files(dir).map_err(|error| unreadable(dir, &error))?;
     if files.is_empty() {
         return start(dir, sizes, base);

@@ -145,6 +145,7 @@ impl Segment {
 
 fn prepare(file: &File, sequence: u64, salt: u64, size: u64, reused: bool) -> io::Result<()> {
     const CHUNK: usize = 256 << 10;
+    const SYNC_EVERY: u64 = 1 << 20;
     if !reused {
         file.set_len(0)?;
     }
@@ -156,6 +157,10 @@ fn prepare(file: &File, sequence: u64, salt: u64, size: u64, reused: bool) -> io
             let count = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
             file.write_all_at(&zeros[..count], at)?;
             at += count as u64;
+            // In small steps, so that a commit's sync never waits for all of it.
+            if at % SYNC_EVERY < CHUNK as u64 {
+                file.sync_data()?;
+            }
         }
     }
     file.write_all_at(&header(sequence, salt, size.max(length)), 0)?;

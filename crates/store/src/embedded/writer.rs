@@ -285,8 +285,7 @@ impl Writer {
             };
             let _ = done.send(told);
         }
-        // Writing everything again must cost no more than writing the log did.
-        self.threshold = self.checkpoint_bytes.max(checkpoint.bytes());
+        self.threshold = super::threshold(self.checkpoint_bytes, &checkpoint);
         self.checkpoint = Some(checkpoint);
     }
 
