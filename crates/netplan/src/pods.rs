@@ -77,3 +77,23 @@ pub fn host_ports(addresses: &[IpAddr], ports: &[HostPort]) -> Part {
     }
     part
 }
+
+/// Bytes per second of a bandwidth annotation (a quantity in bits per second); `None` if it is none or too small.
+pub fn bytes_per_s(text: &str) -> Option<u64> {
+    const UNITS: [(&str, f64); 8] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+    ];
+    let text = text.trim();
+    let unit = UNITS.iter().find_map(|(u, f)| Some((text.strip_suffix(u)?, *f)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    let bits = number.parse::<f64>().ok()? * factor;
+    // Upstream's limits: 1k to 1P bits per second.
+    (1e3..=1e15).contains(&bits).then_some((bits / 8.0) as u64)
+}

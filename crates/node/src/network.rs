@@ -1,5 +1,8 @@
 //! What the kubelet needs of the pod network.
 
+pub mod fabric;
+mod follow;
+
 use std::net::IpAddr;
 use std::path::Path;
 
