@@ -7,11 +7,16 @@ mod action;
 mod claim;
 pub mod deployment;
 pub mod diff;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod gc;
 pub mod names;
+pub mod namespace;
 pub mod percent;
 pub mod pod;
 pub mod replicaset;
 pub mod select;
+pub mod serviceaccount;
 
 pub use action::{
     Action, Failure, Note, Object, Plan, Propagation, Reason, Report, Resource, ScopeOf, Target, Wake,

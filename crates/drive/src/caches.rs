@@ -94,9 +94,9 @@ impl Caches {
         cache
     }
 
-    /// Puts a cache made elsewhere under the freshness gate.
+    /// Puts a cache made elsewhere under the freshness gate, unless there is one of that resource.
     pub fn adopt(&self, resource: &ApiResource, cache: Arc<dyn AnyCache>) {
-        self.table.lock().by_path.insert(path_of(resource), cache);
+        self.table.lock().by_path.entry(path_of(resource)).or_insert(cache);
     }
 
     /// The cache of this resource, if there is one.

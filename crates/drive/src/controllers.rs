@@ -6,8 +6,10 @@ use client::Client;
 
 use crate::lease::Election;
 use crate::metrics::Metrics;
-use crate::shell::{Controller, Shell};
+use crate::shell::{Controller, Settings, Shell};
 
+mod lifecycle;
+mod network;
 mod workloads;
 
 /// How the controllers are to run.
@@ -17,6 +19,8 @@ pub struct Options {
     pub election: Option<Election>,
     /// Names of controllers that are not to run.
     pub disabled: Vec<String>,
+    /// What they are to know of the cluster.
+    pub settings: Settings,
     /// Where they count.
     pub metrics: Arc<Metrics>,
 }
@@ -26,6 +30,13 @@ pub const ALL: &[Controller] = &[
     Controller { name: "deployment-controller", wire: workloads::deployment },
     Controller { name: "replicaset-controller", wire: workloads::replicaset },
     Controller { name: "replication-controller", wire: workloads::replication_controller },
+    Controller { name: "endpoint-controller", wire: network::endpoints },
+    Controller { name: "endpoint-slice-controller", wire: network::endpointslice },
+    Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
+    Controller { name: "service-account-controller", wire: lifecycle::service_account },
+    Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
+    Controller { name: "namespace-controller", wire: lifecycle::namespace },
+    Controller { name: "garbage-collector", wire: lifecycle::garbage_collector },
 ];
 
 /// Runs all controllers for as long as the future is polled; while it leads, if there is an election.
@@ -46,7 +57,7 @@ pub async fn run(client: Client, options: Options) {
 /// Starts all controllers; they stop when the shell is dropped.
 #[must_use]
 pub fn start(client: Client, options: &Options) -> Shell {
-    let mut shell = Shell::new(client, options.metrics.clone());
+    let mut shell = Shell::new(client, options.metrics.clone(), options.settings.clone());
     for controller in ALL.iter().filter(|c| !options.disabled.iter().any(|d| d == c.name)) {
         shell.start(*controller);
     }

@@ -7,8 +7,10 @@
 
 pub mod caches;
 pub mod controllers;
+pub mod discovery;
 pub mod events;
 pub mod execute;
+pub mod graph;
 pub mod lease;
 pub mod metrics;
 pub mod queue;
@@ -18,4 +20,4 @@ pub use caches::Caches;
 pub use events::Recorder;
 pub use metrics::Metrics;
 pub use queue::Queue;
-pub use shell::{Controller, Pass, Shell, Wiring};
+pub use shell::{Controller, Pass, Planner, Settings, Shell, Wiring};

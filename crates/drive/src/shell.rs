@@ -1,7 +1,8 @@
 //! Runs controllers: wires caches to queues, and passes to the executor.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use client::{Cache, Change, Client, Kind, ObjectKey};
@@ -13,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::caches::{AnyCache, Caches};
 use crate::events::Recorder;
-use crate::execute::{Stopped, execute};
+use crate::execute::{Outcome, Stopped, execute};
+use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 
@@ -32,8 +34,37 @@ pub struct Pass<'a> {
     pub failure: Option<&'a Failure>,
 }
 
-/// Gathers a view from caches and plans. It must not wait.
-pub type Planner = Box<dyn Fn(&Pass<'_>) -> Plan + Send + Sync>;
+type Asking = Pin<Box<dyn Future<Output = Result<Plan, client::Error>> + Send>>;
+
+/// Gathers a view and plans.
+pub enum Planner {
+    /// From caches alone; it must not wait.
+    Local(Box<dyn Fn(&Pass<'_>) -> Plan + Send + Sync>),
+    /// Where the end of something is final, the API itself is asked.
+    Asking(Box<dyn Fn(ObjectKey, Timestamp) -> Asking + Send + Sync>),
+}
+
+impl Planner {
+    /// A planner that only reads caches.
+    pub fn local(plan: impl Fn(&Pass<'_>) -> Plan + Send + Sync + 'static) -> Self {
+        Self::Local(Box::new(plan))
+    }
+
+    /// A planner that asks the API.
+    pub fn asking<F>(plan: impl Fn(ObjectKey, Timestamp) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Plan, client::Error>> + Send + 'static,
+    {
+        Self::Asking(Box::new(move |key, now| Box::pin(plan(key, now))))
+    }
+}
+
+/// What controllers are to know of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The certificate that vouches for the API server, PEM; published in every namespace.
+    pub root_ca: Option<String>,
+}
 
 /// A controller: its name, and how it is wired.
 #[derive(Clone, Copy)]
@@ -49,6 +80,8 @@ pub struct Wiring {
     caches: Arc<Caches>,
     queue: Arc<Queue>,
     uses: Vec<Arc<dyn AnyCache>>,
+    settings: Arc<Settings>,
+    graph: Arc<OnceLock<Arc<Graph>>>,
     /// Tells events outside of plans.
     pub recorder: Recorder,
 }
@@ -71,6 +104,18 @@ impl Wiring {
     #[must_use]
     pub fn caches(&self) -> &Arc<Caches> {
         &self.caches
+    }
+
+    /// What there is to know of the cluster.
+    #[must_use]
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// The owner graph, started if it is not running.
+    #[must_use]
+    pub fn graph(&self) -> Arc<Graph> {
+        self.graph.get_or_init(|| Graph::start(self.caches.client().named("garbage-collector"))).clone()
     }
 
     /// The controller's queue, for what wakes it other than objects.
@@ -131,15 +176,18 @@ pub struct Shell {
     caches: Arc<Caches>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+    graph: Arc<OnceLock<Arc<Graph>>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Shell {
     /// A shell without controllers. Needs a Tokio runtime.
     #[must_use]
-    pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: Client, metrics: Arc<Metrics>, settings: Settings) -> Self {
         let recorder = Recorder::start(client.clone(), "kutter", "");
-        Self { caches: Arc::new(Caches::new(client)), recorder, metrics, tasks: Vec::new() }
+        let (caches, graph) = (Arc::new(Caches::new(client)), Arc::default());
+        Self { caches, recorder, metrics, settings: Arc::new(settings), graph, tasks: Vec::new() }
     }
 
     /// The shared caches.
@@ -160,7 +208,9 @@ impl Shell {
         self.metrics.watch(controller.name, &queue);
         let recorder = self.recorder.of(controller.name);
         let (caches, uses) = (self.caches.clone(), Vec::new());
-        let mut wiring = Wiring { caches, queue: queue.clone(), uses, recorder: recorder.clone() };
+        let (settings, graph) = (self.settings.clone(), self.graph.clone());
+        let recording = recorder.clone();
+        let mut wiring = Wiring { caches, queue: queue.clone(), uses, settings, graph, recorder: recording };
         let planner = (controller.wire)(&mut wiring);
         let runner = Arc::new(Runner {
             name: controller.name,
@@ -224,9 +274,21 @@ impl Runner {
     async fn pass(&self, key: ObjectKey, slot: tokio::sync::OwnedSemaphorePermit) {
         let started = Instant::now();
         let failure = self.failures.lock().get(&key).cloned();
-        let pass = Pass { key: &key, now: Timestamp::now(), failure: failure.as_ref() };
-        let plan = (self.planner)(&pass);
-        let outcome = execute(&self.client, &self.recorder, &plan.actions).await;
+        let now = Timestamp::now();
+        let planned = match &self.planner {
+            Planner::Local(plan) => Ok(plan(&Pass { key: &key, now, failure: failure.as_ref() })),
+            Planner::Asking(plan) => plan(key.clone(), now).await,
+        };
+        let (plan, outcome) = match planned {
+            Ok(plan) => {
+                let outcome = execute(&self.client, &self.recorder, &plan.actions).await;
+                (plan, outcome)
+            }
+            Err(error) => {
+                let failure = Some(Stopped::Failed { verb: "read", message: error.chain() });
+                (Plan::default(), Outcome { failure, ..Outcome::default() })
+            }
+        };
         tracing::debug!(controller = self.name, %key, actions = plan.actions.len(), why = ?plan.why, failure = ?outcome.failure, "pass");
         // Waiting for freshness needs no slot.
         drop(slot);

@@ -32,7 +32,7 @@ pub(super) fn wake_selecting<K: Kind, O: Object>(
     }
 }
 
-fn refs<K>(objects: &[Arc<K>]) -> Vec<&K> {
+pub(super) fn refs<K>(objects: &[Arc<K>]) -> Vec<&K> {
     objects.iter().map(|o| &**o).collect()
 }
 
@@ -56,7 +56,7 @@ pub(super) fn deployment(wiring: &mut Wiring) -> Planner {
             wake(ObjectKey::new(&change.key.namespace, &name));
         }
     });
-    Box::new(move |pass: &Pass<'_>| {
+    Planner::local(move |pass: &Pass<'_>| {
         let Some(d) = deployments.get_key(pass.key) else { return Plan::idle("the deployment is gone") };
         let found = candidates(&sets, pod::uid(&*d), &pass.key.namespace);
         let namesake = sets.get(&pass.key.namespace, &deployment::next_name(&d));
@@ -87,7 +87,7 @@ pub(super) fn replicaset(wiring: &mut Wiring) -> Planner {
         };
         wake_selecting(&owners, orphan, selects, wake);
     });
-    Box::new(move |pass: &Pass<'_>| {
+    Planner::local(move |pass: &Pass<'_>| {
         let Some(set) = sets.get_key(pass.key) else { return Plan::idle("the set is gone") };
         let found = candidates(&pods, pod::uid(&*set), &pass.key.namespace);
         let related_on_node = related(&sets, &pods, &set);
@@ -134,7 +134,7 @@ pub(super) fn replication_controller(wiring: &mut Wiring) -> Planner {
         };
         wake_selecting(&owners, orphan, selects, wake);
     });
-    Box::new(move |pass: &Pass<'_>| {
+    Planner::local(move |pass: &Pass<'_>| {
         let Some(rc) = sets.get_key(pass.key) else { return Plan::idle("the controller is gone") };
         let set = replicaset::from_controller(&rc);
         let found = candidates(&pods, pod::uid(&*rc), &pass.key.namespace);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use client::{Client, Config};
+use drive::Settings;
 use drive::controllers::Options;
 use drive::lease::Election;
 
@@ -28,10 +29,14 @@ pub struct Args {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), args.context.as_deref())?)?;
+    let config = Config::infer(args.kubeconfig.as_deref(), args.context.as_deref())?;
+    let root_ca = config.ca.as_ref().map(client::Material::read).transpose()?;
+    let root_ca = root_ca.map(String::from_utf8).transpose()?;
+    let client = Client::from_config(config)?;
     let identity = format!("{}_{}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id());
     let election = args.leader_elect.then(|| Election::new("kutter-controllers", identity));
-    let options = Options { election, disabled: args.disable, ..Options::default() };
+    let options =
+        Options { election, disabled: args.disable, settings: Settings { root_ca }, ..Options::default() };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         tokio::select! {
             () = drive::controllers::run(client, options) => {}
