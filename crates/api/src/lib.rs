@@ -18,7 +18,10 @@
 
 pub mod custom;
 pub mod defaults;
+pub mod discovery;
+pub mod docs;
 pub mod kinds;
+pub mod openapi;
 pub mod registry;
 pub mod types;
 

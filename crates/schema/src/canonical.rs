@@ -210,6 +210,8 @@ fn object(object: &Object, map: &mut Map<String, Value>, at: &At<'_>) -> Result<
                 walk(&field.schema, value, &here)?;
                 if drops(field, value) {
                     map.remove(field.name.as_ref());
+                } else if is_empty_list(field, value) {
+                    *value = Value::Null;
                 }
             }
             None => {
@@ -248,6 +250,15 @@ fn drops(field: &Field, value: &Value) -> bool {
             (_, Value::Null) => false,
         },
         Emit::OmitZero => is_zero(value),
+    }
+}
+
+/// Storage does not tell an empty list from none.
+fn is_empty_list(field: &Field, value: &Value) -> bool {
+    match (&field.schema.ty, value) {
+        (Type::List(_), Value::Array(a)) => field.emit == Emit::Keep && !field.pointer && a.is_empty(),
+        (Type::Map(_), Value::Object(m)) => field.emit == Emit::Keep && !field.pointer && m.is_empty(),
+        _ => false,
     }
 }
 

@@ -14,7 +14,7 @@
 //! (map), `[]=T` (list in a message of its own), `schemaorbool schemaorarray schemaorstrings`, or the name of a
 //! type, with its module when that differs (`meta_v1.ObjectMeta`). `*` in front: absence differs from zero.
 //! Flags: `keep` (zero is written), `omitzero`, `required`, `nullable`, `immutable`, `list=atomic|set|KEY,KEY`,
-//! `map=atomic`, `patch=merge,retainKeys`, `key=KEY`, `enum=A|B` (`_` is a blank;
+//! `map=atomic|granular`, `patch=merge,retainKeys`, `key=KEY`, `enum=A|B` (`_` is a blank;
 //! of a list's items), `default=JSON`, `minimum=N`, `maximum=N`,
 //! `pattern=RE` (no blanks).
 
@@ -138,7 +138,10 @@ fn apply_flag(schema: &mut Schema, flag: &'static str) -> Result<(), &'static st
                 keys => ListType::Map(keys.split(',').map(Text::Borrowed).collect()),
             }
         }
-        "map" => schema.atomic = value == "atomic",
+        "map" => {
+            schema.atomic = value == "atomic";
+            schema.granular = value == "granular";
+        }
         "patch" => {
             for word in value.split(',') {
                 match word {

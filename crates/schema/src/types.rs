@@ -98,6 +98,8 @@ pub struct Schema {
     pub list: ListType,
     /// Whether an object or map is replaced as a whole by apply.
     pub atomic: bool,
+    /// Whether an object of an atomic type is merged field by field here all the same.
+    pub granular: bool,
     /// Strategic-merge directives.
     pub patch: Patch,
     /// Whether an explicit null is kept (CRDs).
@@ -313,6 +315,7 @@ impl Schema {
             ty,
             list: ListType::Atomic,
             atomic: false,
+            granular: false,
             patch: Patch::default(),
             nullable: false,
             preserve_unknown: false,
@@ -386,7 +389,7 @@ impl Schema {
 
     /// Whether apply treats this map or object as one value.
     pub fn is_atomic(&self) -> bool {
-        self.atomic || self.object().is_some_and(|o| o.atomic)
+        self.atomic || (!self.granular && self.object().is_some_and(|o| o.atomic))
     }
 
     /// Strategic-merge directives.

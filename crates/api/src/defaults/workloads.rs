@@ -32,7 +32,6 @@ pub(super) fn stateful_set_strategy(map: &mut Fields) {
         && let Some(rolling) = map.get_mut("rollingUpdate").and_then(Value::as_object_mut)
     {
         put(rolling, "partition", 0);
-        put(rolling, "maxUnavailable", 1);
     }
 }
 

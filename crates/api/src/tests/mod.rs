@@ -2,6 +2,9 @@
 
 mod custom;
 mod decode;
+mod defaults;
+mod documents;
+mod roundtrip;
 
 use schema::{ListType, Schema, Type};
 
