@@ -1,1 +1,26 @@
-//! Pure scheduling: filters, scores and preemption over an incremental snapshot.
+//! Pure scheduling: filters and scores over an incremental snapshot.
+//!
+//! ```text
+//! snapshot.set_node(node); snapshot.set_pod(pod);           // from watches, work proportional to change
+//! match solve(&snapshot, &PodInfo::of(&pod)) {
+//!     Ok(placement) => placement.node,
+//!     Err(unschedulable) => unschedulable.to_string(),      // "0/3 nodes are available: 2 Insufficient cpu, …."
+//! }
+//! ```
+//!
+//! Preemption is not here yet: docs/roadmap.md.
+
+pub mod affinity;
+mod filter;
+mod info;
+pub mod queue;
+mod resources;
+mod score;
+mod snapshot;
+mod solve;
+mod topology;
+
+pub use info::PodInfo;
+pub use resources::Resources;
+pub use snapshot::{NodeInfo, Snapshot};
+pub use solve::{Placement, Unschedulable, solve};
