@@ -14,6 +14,7 @@ pub mod graph;
 pub mod lease;
 pub mod metrics;
 pub mod queue;
+pub mod scheduler;
 pub mod shell;
 
 pub use caches::Caches;

@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Run the controllers alone, against any API server
     Controllers(roles::controllers::Args),
+    /// Run the scheduler alone, against any API server
+    Scheduler(roles::scheduler::Args),
     /// Print the version
     Version,
 }
@@ -31,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let result: Result<(), roles::RoleError> = match Cli::parse().command {
         Command::Controllers(args) => roles::controllers::run(args),
+        Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Version => {
             println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));
             Ok(())

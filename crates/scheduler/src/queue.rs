@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// First and longest wait of a refused pod after a change that may help it.
 const BACKOFF_MS: (u64, u64) = (1_000, 10_000);
@@ -9,7 +10,7 @@ const BACKOFF_MS: (u64, u64) = (1_000, 10_000);
 pub const FLUSH_MS: u64 = 300_000;
 
 /// Names a pod: namespace and name.
-pub type PodKey = (String, String);
+pub type PodKey = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
@@ -98,12 +99,12 @@ impl Queue {
     }
 
     fn advance(&mut self, now_ms: u64) {
+        if self.refused.values().any(|since| since + FLUSH_MS <= now_ms) {
+            self.wake();
+        }
         while let Some((at, key)) = self.waiting.first().cloned().filter(|(at, _)| *at <= now_ms) {
             self.waiting.remove(&(at, key.clone()));
             self.enter(key, None);
-        }
-        if self.refused.values().any(|since| since + FLUSH_MS <= now_ms) {
-            self.wake();
         }
     }
 

@@ -157,7 +157,8 @@ impl FieldSet {
 
     /// The `FieldsV1` form.
     pub fn to_json(&self) -> Value {
-        let entry = |(element, node): (&Box<str>, &Node)| {
+        let mut map = Map::new();
+        for (element, node) in &self.nodes {
             let mut below = match node.children.to_json() {
                 Value::Object(map) => map,
                 _ => Map::new(),
@@ -165,9 +166,9 @@ impl FieldSet {
             if node.member && !below.is_empty() {
                 below.insert(".".into(), Value::Object(Map::new()));
             }
-            (element.to_string(), Value::Object(below))
-        };
-        Value::Object(self.nodes.iter().map(entry).collect())
+            map.insert(element.to_string(), Value::Object(below));
+        }
+        Value::Object(map)
     }
 
     /// Reads the `FieldsV1` form. What is not of that form gives `None`.

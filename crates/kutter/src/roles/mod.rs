@@ -1,6 +1,7 @@
 //! The roles the binary can play, one file each, and what they share: logging and the way errors are printed.
 
 pub mod controllers;
+pub mod scheduler;
 
 /// What a role may end with; printed once, with its chain of causes.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,272 @@
+//! The scheduler's shell: watches feed the snapshot and the queue, decisions become bindings and events.
+//!
+//! One decision at a time against one snapshot; bindings are written in the background and bounded. A pod counts for
+//! its node from the decision on (it is *assumed*); if its binding fails it is taken off again and tried anew.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::{Cache, Client, Error, ObjectKey, Patch};
+use controllers::{Note, Target};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+use scheduler::queue::Queue;
+use scheduler::{PodInfo, Snapshot, solve};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::Recorder;
+use crate::caches::Caches;
+use crate::lease::Election;
+
+/// The scheduler name that pods have unless they ask for another.
+const NAME: &str = "default-scheduler";
+/// Bindings and refusals under way at a time.
+const WRITES_MAX: usize = 128;
+
+/// How the scheduler is to run.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Run only while leading this election.
+    pub election: Option<Election>,
+}
+
+/// Runs the scheduler for as long as the future is polled; while it leads, if there is an election.
+pub async fn run(client: Client, options: Options) {
+    loop {
+        if let Some(election) = &options.election {
+            election.win(&client).await;
+        }
+        let caches = Caches::new(client.clone());
+        match &options.election {
+            None => return start(&caches).await,
+            Some(election) => tokio::select! {
+                () = start(&caches) => {}
+                () = election.hold(&client) => {}
+            },
+        }
+        tracing::warn!("the lease is lost, scheduling stops");
+    }
+}
+
+/// Schedules with caches that others may share.
+pub async fn start(caches: &Caches) {
+    let pods = caches.get::<Pod>();
+    let nodes = caches.get::<Node>();
+    let work = Arc::new(Work {
+        client: caches.client().named("kutter-scheduler"),
+        recorder: Recorder::start(caches.client().clone(), NAME, ""),
+        pods: pods.clone(),
+        state: Mutex::new(State { snapshot: Snapshot::new(), queue: Queue::new() }),
+        ready: Notify::new(),
+        writes: Arc::new(Semaphore::new(WRITES_MAX)),
+        started: Instant::now(),
+    });
+    pods.synced().await;
+    nodes.synced().await;
+    hook_nodes(&work, &nodes);
+    hook_pods(&work, &pods);
+    work.run().await;
+}
+
+struct State {
+    snapshot: Snapshot,
+    queue: Queue,
+}
+
+struct Work {
+    client: Client,
+    recorder: Recorder,
+    pods: Cache<Pod>,
+    state: Mutex<State>,
+    ready: Notify,
+    writes: Arc<Semaphore>,
+    started: Instant,
+}
+
+/// Nodes go into the snapshot; a new or changed one may take pods that were refused.
+fn hook_nodes(work: &Arc<Work>, nodes: &Cache<Node>) {
+    let work = Arc::downgrade(work);
+    nodes.hook(move |change| {
+        let Some(work) = work.upgrade() else { return };
+        let mut state = work.state.lock();
+        match change.new {
+            Some(node) => {
+                let helps = change.old.is_none_or(|old| may_help(old, node));
+                state.snapshot.set_node(node.clone());
+                if helps {
+                    state.queue.wake();
+                }
+            }
+            None => state.snapshot.remove_node(&change.key.name),
+        }
+        drop(state);
+        work.ready.notify_one();
+    });
+}
+
+/// Whether the change of a node could let a refused pod onto it. A mere heartbeat cannot.
+fn may_help(old: &Node, new: &Node) -> bool {
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
+}
+
+/// Placed pods go into the snapshot, others into the queue; an ended one makes room.
+fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
+    let work = Arc::downgrade(work);
+    pods.hook(move |change| {
+        let Some(work) = work.upgrade() else { return };
+        let key = (change.key.namespace.clone(), change.key.name.clone());
+        let mut state = work.state.lock();
+        match (change.old, change.new) {
+            (_, Some(pod)) if is_pending(pod) => {
+                let changed = change
+                    .old
+                    .is_none_or(|old| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels);
+                if changed {
+                    state.queue.add(key, priority(pod));
+                }
+            }
+            (old, Some(pod)) => {
+                state.queue.remove(&key);
+                state.snapshot.set_pod(pod.clone());
+                // A pod that ended makes room; one that was placed may be what another wants to be near.
+                if old.is_some_and(|old| {
+                    PodInfo::of(old.clone()).is_over() != PodInfo::of(pod.clone()).is_over()
+                }) || old.is_none_or(|old| is_pending(old))
+                {
+                    state.queue.wake();
+                }
+            }
+            (Some(old), None) => {
+                state.queue.remove(&key);
+                state.snapshot.remove_pod(old.metadata.uid.as_deref().unwrap_or_default());
+                state.queue.wake();
+            }
+            (None, None) => {}
+        }
+        drop(state);
+        work.ready.notify_one();
+    });
+}
+
+/// Whether the pod waits for this scheduler.
+fn is_pending(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let placed = spec.node_name.as_ref().is_some_and(|n| !n.is_empty());
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty());
+    let ours = spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME;
+    ours && !placed && !gated && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
+}
+
+impl Work {
+    async fn run(self: &Arc<Self>) {
+        loop {
+            while let Some((pod, decision)) = self.decide() {
+                // The permit bounds what is under way; it is given back when the write is done.
+                let Ok(permit) = Arc::clone(&self.writes).acquire_owned().await else { return };
+                let work = Arc::clone(self);
+                tokio::spawn(async move {
+                    match decision {
+                        Ok(node) => work.bind(&pod, &node).await,
+                        Err(why) => work.refuse(&pod, &why).await,
+                    }
+                    drop(permit);
+                });
+            }
+            let due = self.state.lock().queue.due_ms();
+            let wait = due.map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
+            tokio::select! {
+                () = self.ready.notified() => {}
+                () = async {
+                    match wait {
+                        Some(wait) => tokio::time::sleep(wait).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The next pod with its node, or with the reason why it has none.
+    fn decide(&self) -> Option<(Arc<Pod>, Result<String, String>)> {
+        let now = self.now_ms();
+        let mut state = self.state.lock();
+        loop {
+            let key = state.queue.pop(now)?;
+            let Some(pod) = self.pods.get(&key.0, &key.1).filter(|p| is_pending(p)) else {
+                state.queue.remove(&key);
+                continue;
+            };
+            let info = PodInfo::of(pod.clone());
+            let decision = match solve(&state.snapshot, &info) {
+                Ok(placement) => {
+                    state.snapshot.place(info, &placement.node);
+                    Ok(placement.node)
+                }
+                Err(unschedulable) => {
+                    state.queue.refuse(key, now);
+                    Err(unschedulable.to_string())
+                }
+            };
+            return Some((pod, decision));
+        }
+    }
+
+    async fn bind(&self, pod: &Pod, node: &str) {
+        let key = ObjectKey::of(pod);
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod.metadata.name, "namespace": pod.metadata.namespace, "uid": pod.metadata.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let bound: Result<Value, Error> =
+            self.client.create_subresource::<Pod, _, _>(&key.namespace, &key.name, "binding", &binding).await;
+        match bound {
+            Ok(_) => {
+                let message = format!("Successfully assigned {}/{} to {node}", key.namespace, key.name);
+                self.recorder.tell(&Target::of(pod), &Note::normal("Scheduled", message));
+            }
+            Err(error) => {
+                tracing::warn!(pod = %key, node, error = error.chain(), "binding failed");
+                let mut state = self.state.lock();
+                state.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default());
+                let gone = error.is_not_found() || error.is_conflict();
+                if !gone {
+                    state.queue.refuse((key.namespace, key.name), self.now_ms());
+                    state.queue.wake();
+                }
+            }
+        }
+    }
+
+    /// Tells the pod's status and people why it is not placed. Said once as long as the reason stays.
+    async fn refuse(&self, pod: &Pod, why: &str) {
+        let key = ObjectKey::of(pod);
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let said = conditions.iter().any(|c| c.type_ == "PodScheduled" && c.message.as_deref() == Some(why));
+        self.recorder.tell(&Target::of(pod), &Note::warning("FailedScheduling", why.to_owned()));
+        if said {
+            return;
+        }
+        let patch = json!({"status": {"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
+            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }]}});
+        let patched =
+            self.client.patch_status::<Pod>(&key.namespace, &key.name, &Patch::Strategic(patch)).await;
+        if let Err(error) = patched
+            && !error.is_not_found()
+        {
+            tracing::warn!(pod = %key, error = error.chain(), "the pod's condition could not be told");
+        }
+    }
+}
