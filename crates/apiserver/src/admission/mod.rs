@@ -1,0 +1,95 @@
+//! What may change or refuse an object on its way into the store, in a fixed order of plugins.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::authenticate::Identity;
+use crate::resource::Resource;
+use crate::server::ApiServer;
+use crate::status::Status;
+
+/// What happens to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It is created.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is deleted.
+    Delete,
+    /// A stream is opened to it (exec, attach, port-forward, proxy).
+    Connect,
+}
+
+/// What admission knows of a request.
+pub struct AdmissionContext<'a> {
+    /// The server, for look-ups of other objects.
+    pub server: &'a ApiServer,
+    /// Who asks.
+    pub identity: &'a Identity,
+    /// What happens.
+    pub operation: Operation,
+    /// The kind.
+    pub resource: &'a Resource,
+    /// Subresource, may be empty.
+    pub subresource: &'a str,
+    /// Namespace, empty for cluster scope.
+    pub namespace: &'a str,
+    /// The object's name; empty while a name is still to be generated.
+    pub name: &'a str,
+    /// The state before, for updates and deletes.
+    pub old: Option<&'a Value>,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// Lines for the client's `Warning` headers.
+    pub warnings: &'a mut Vec<String>,
+}
+
+/// What a plugin answers with.
+pub type Admitted<'a> = Pin<Box<dyn Future<Output = Result<(), Status>> + Send + 'a>>;
+
+/// One admission plugin.
+pub trait Plugin: Send + Sync {
+    /// Its name, for errors and metrics.
+    fn name(&self) -> &'static str;
+
+    /// May change the object; runs before defaults are final and before validation. For deletes the object is
+    /// null.
+    fn mutate<'a>(&'a self, object: &'a mut Value, context: &'a mut AdmissionContext<'_>) -> Admitted<'a> {
+        let _ = (object, context);
+        Box::pin(async { Ok(()) })
+    }
+
+    /// May refuse the object; runs after validation.
+    fn validate<'a>(&'a self, object: &'a Value, context: &'a mut AdmissionContext<'_>) -> Admitted<'a> {
+        let _ = (object, context);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Runs the mutating half of all plugins.
+pub async fn admit(
+    plugins: &[Arc<dyn Plugin>],
+    object: &mut Value,
+    context: &mut AdmissionContext<'_>,
+) -> Result<(), Status> {
+    for plugin in plugins {
+        plugin.mutate(object, context).await?;
+    }
+    Ok(())
+}
+
+/// Runs the validating half of all plugins.
+pub async fn validate(
+    plugins: &[Arc<dyn Plugin>],
+    object: &Value,
+    context: &mut AdmissionContext<'_>,
+) -> Result<(), Status> {
+    for plugin in plugins {
+        plugin.validate(object, context).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The one way an existing object changes: read, compute, check, admit, and write if nobody was faster.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use store::{Object, Precondition, StoreError, Write};
+
+use crate::admission::{self, AdmissionContext, Operation};
+use crate::object::{self, is_deleting, meta_text, metadata_mut};
+use crate::server::Call;
+use crate::status::{Cause, Status};
+use crate::{codec, prepare, validate};
+
+/// How often a change without a resourceVersion is computed anew when others are faster.
+const ATTEMPTS_MAX: usize = 16;
+
+/// What computes the new state.
+pub struct Edit<'a> {
+    /// The new state, from the state before. Both are of the request's version.
+    pub make: &'a mut (dyn FnMut(&Value) -> Result<Value, Status> + Send),
+    /// The subresource that is written, empty for the object itself.
+    pub subresource: &'a str,
+    /// Whether it is a PUT, which for some kinds must carry a resourceVersion.
+    pub put: bool,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+}
+
+/// The outcome of a change.
+pub enum Changed {
+    /// What is stored now.
+    Stored(Arc<Object>),
+    /// What would be stored (dry run).
+    Value(Value),
+}
+
+/// What a store's refusal of a write means.
+pub fn store_error(call: &Call, name: &str, error: StoreError) -> Status {
+    let (group, plural) = call.names();
+    match error {
+        StoreError::Conflict { current: None, .. } => Status::not_found(group, plural, name),
+        StoreError::Conflict { .. } => Status::modified(group, plural, name),
+        other => super::unavailable(other),
+    }
+}
+
+/// The object's value in the request's version.
+pub fn value_of(call: &Call, object: &Object) -> Result<Value, Status> {
+    serde_json::from_slice(&call.resource.present(object)).map_err(Status::internal)
+}
+
+/// Changes the object `name` of the request's namespace.
+pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Changed, Status> {
+    let key = call.resource.key(&call.info.namespace.clone(), name);
+    for _ in 0..ATTEMPTS_MAX {
+        let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
+        let old = value_of(call, &current)?;
+        let mut new = (edit.make)(&old)?;
+        check_identity(call, name, &new)?;
+        let conditional = check_version(call, &current, &old, &new, &edit)?;
+        prepare::update(call, &old, &mut new, edit.subresource)?;
+        codec::default(&call.resource.def, &mut new);
+        admit(call, name, &old, &mut new, &edit).await?;
+        if without_version(&new) == without_version(&old) {
+            return Ok(if edit.dry_run { Changed::Value(old) } else { Changed::Stored(current) });
+        }
+        if edit.dry_run {
+            return Ok(Changed::Value(new));
+        }
+        let write = write(call, &current, &new);
+        match call.server.store.write(write).await {
+            Ok(object) => {
+                call.server.after_write(&call.resource, Some(&old), Some(&new));
+                return Ok(Changed::Stored(object));
+            }
+            Err(StoreError::Conflict { current: Some(_), .. }) if !conditional => continue,
+            Err(error) => return Err(store_error(call, name, error)),
+        }
+    }
+    let (group, plural) = call.names();
+    Err(Status::modified(group, plural, name))
+}
+
+fn write(call: &Call, current: &Object, new: &Value) -> Write {
+    let gone = is_deleting(new)
+        && object::finalizers(new).next().is_none()
+        && grace(new) == 0
+        && prepare::finalized(&call.resource, new);
+    let draft = prepare::draft(&call.resource, new);
+    let (value, last) = if gone { (None, Some(draft)) } else { (Some(draft), None) };
+    Write { key: current.key.clone(), precondition: Precondition::Revision(current.modified), value, last }
+}
+
+fn grace(object: &Value) -> i64 {
+    object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn without_version(object: &Value) -> Value {
+    let mut copy = object.clone();
+    let metadata = metadata_mut(&mut copy);
+    metadata.remove("resourceVersion");
+    if let Some(Value::Array(entries)) = metadata.get_mut("managedFields") {
+        for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
+            entry.remove("time");
+        }
+    }
+    copy
+}
+
+async fn admit(
+    call: &mut Call,
+    name: &str,
+    old: &Value,
+    new: &mut Value,
+    edit: &Edit<'_>,
+) -> Result<(), Status> {
+    let plugins = call.server.plugins.read().clone();
+    let Call { server, identity, resource, info, warnings, .. } = call;
+    let mut context = AdmissionContext {
+        server,
+        identity,
+        operation: Operation::Update,
+        resource,
+        subresource: edit.subresource,
+        namespace: &info.namespace,
+        name,
+        old: Some(old),
+        dry_run: edit.dry_run,
+        warnings,
+    };
+    admission::admit(&plugins, new, &mut context).await?;
+    let causes = validate::update(resource, edit.subresource, old, new);
+    if !causes.is_empty() {
+        return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
+    }
+    admission::validate(&plugins, new, &mut context).await
+}
+
+fn check_identity(call: &Call, name: &str, new: &Value) -> Result<(), Status> {
+    let own = object::name(new);
+    if own != name {
+        let message = match own {
+            "" => "name must be provided".to_string(),
+            own => format!("the name of the object ({own}) does not match the name on the URL ({name})"),
+        };
+        return Err(Status::bad_request(message));
+    }
+    let namespace = meta_text(new, "namespace");
+    if call.resource.def.namespaced() && !namespace.is_empty() && namespace != call.info.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the client asked for a version; refuses when it is not the current one.
+fn check_version(
+    call: &Call,
+    current: &Object,
+    old: &Value,
+    new: &Value,
+    edit: &Edit<'_>,
+) -> Result<bool, Status> {
+    let (group, plural) = call.names();
+    let name = &*current.key.name;
+    let (had, wants) = (meta_text(old, "uid"), meta_text(new, "uid"));
+    if !wants.is_empty() && wants != had {
+        let path = match current.key.namespace.as_ref() {
+            "" => format!("/registry/{plural}/{name}"),
+            namespace => format!("/registry/{plural}/{namespace}/{name}"),
+        };
+        return Err(Status::conflict(
+            group,
+            plural,
+            name,
+            &format!(
+                "StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wants}, UID in object meta: {had}"
+            ),
+        ));
+    }
+    let wanted = meta_text(new, "resourceVersion");
+    if wanted.is_empty() || wanted == "0" {
+        if edit.put && call.resource.def.put_strict {
+            let cause = Cause::field(
+                "FieldValueInvalid",
+                "metadata.resourceVersion",
+                "Invalid value: 0: must be specified for an update",
+            );
+            return Err(Status::invalid(group, &call.resource.def.kind, name, vec![cause]));
+        }
+        return Ok(false);
+    }
+    match wanted.parse::<u64>() {
+        Ok(revision) if revision == current.modified => Ok(edit.put),
+        Ok(_) => Err(Status::modified(group, plural, name)),
+        Err(_) => {
+            let cause = Cause::field(
+                "FieldValueInvalid",
+                "metadata.resourceVersion",
+                format!("Invalid value: {wanted:?}: strconv.ParseUint: parsing {wanted:?}: invalid syntax"),
+            );
+            Err(Status::invalid(group, &call.resource.def.kind, name, vec![cause]))
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What is done for a request, generic over kinds.
+
+mod change;
+mod create;
+mod delete;
+mod get;
+mod list;
+mod patch;
+mod subresource;
+mod update;
+mod watch;
+
+use http::Response;
+use serve::Body;
+use store::StoreError;
+
+use crate::server::Call;
+use crate::status::Status;
+
+pub use change::{Edit, store_error};
+pub use create::create_object;
+pub use delete::{DeleteOptions, delete_object};
+
+/// Chooses the handler by verb and subresource.
+pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
+    if !call.resource.def.namespaced() && !call.info.namespace.is_empty() && call.info.resource != "namespaces" {
+        return Err(Status::no_resource());
+    }
+    if !call.info.subresource.is_empty() {
+        return subresource::dispatch(call).await;
+    }
+    if !call.resource.def.is_stored() {
+        return match call.info.verb {
+            "create" if call.info.name.is_empty() => subresource::review(call).await,
+            _ => Err(Status::no_method()),
+        };
+    }
+    let named = !call.info.name.is_empty();
+    match call.info.verb {
+        "create" if !named && scoped(call) => create::create(call).await,
+        "get" if named => get::get(call).await,
+        "list" => list::list(call).await,
+        "watch" => watch::watch(call).await,
+        "update" if named => update::update(call).await,
+        "patch" if named => patch::patch(call, "").await,
+        "delete" if named => delete::delete(call).await,
+        "deletecollection" if scoped(call) => delete::delete_collection(call).await,
+        _ => Err(Status::no_method()),
+    }
+}
+
+/// Whether the path names a namespace where the kind needs one.
+fn scoped(call: &Call) -> bool {
+    !call.resource.def.namespaced() || !call.info.namespace.is_empty()
+}
+
+/// What a store's refusal means to a client who asked for no version in particular.
+pub fn unavailable(error: StoreError) -> Status {
+    match error {
+        StoreError::Future { requested, latest } => Status::too_large_revision(requested, latest),
+        StoreError::Expired { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        StoreError::NoSpace(cause) => Status::internal(format!("no space: {cause}")),
+        other => Status::unavailable(other.to_string()),
+    }
+}

@@ -1,0 +1,135 @@
+//! What the request path needs of each served kind, worked out once per change of the registry.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::kinds::FieldForm;
+use api::{KindDef, Registry};
+use bytes::Bytes;
+use store::{Key, Object};
+
+/// A selectable field, ready for the index.
+#[derive(Debug, Clone)]
+pub struct Field {
+    /// The label in selectors.
+    pub key: Arc<str>,
+    /// The path of its value.
+    pub path: String,
+    /// How the value becomes text.
+    pub form: FieldForm,
+}
+
+impl AsRef<str> for Field {
+    fn as_ref(&self) -> &str {
+        &self.key
+    }
+}
+
+/// One served version of a kind.
+#[derive(Debug)]
+pub struct Resource {
+    /// The kind.
+    pub def: Arc<KindDef>,
+    /// The store's table.
+    pub table: Arc<str>,
+    /// `{"kind":"Pod","apiVersion":"v1",`: how its objects begin.
+    pub head: String,
+    /// How stored objects begin; differs from `head` when another version is the stored one.
+    pub stored_head: String,
+    /// The kind of the stored version, when that is another.
+    pub stored: Option<Arc<KindDef>>,
+    /// Selectable fields in the index's order.
+    pub fields: Vec<Field>,
+    /// How lists begin: `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"`.
+    pub list_head: String,
+}
+
+impl Resource {
+    fn new(registry: &Registry, def: &Arc<KindDef>) -> Self {
+        let version = def.api_version();
+        let stored_version = api::kinds::join(&def.stored.0, &def.stored.1);
+        let stored = (stored_version != version)
+            .then(|| registry.by_path(&def.stored.0, &def.stored.1, &def.plural).cloned())
+            .flatten();
+        let selectable = stored.as_ref().unwrap_or(def);
+        let fields = selectable.selectable.iter().map(|field| Field {
+            key: Arc::from(field.name.as_ref()),
+            path: field.path.to_string(),
+            form: field.form,
+        });
+        let head = |kind: &str, version: &str| format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",");
+        Self {
+            table: Arc::from(def.resource()),
+            head: head(&def.kind, &version),
+            stored_head: head(&def.kind, &stored_version),
+            stored,
+            fields: fields.collect(),
+            list_head: format!("{}\"metadata\":{{\"resourceVersion\":\"", head(&def.list_kind, &version)),
+            def: def.clone(),
+        }
+    }
+
+    /// The key of one of its objects.
+    pub fn key(&self, namespace: &str, name: &str) -> Key {
+        let namespace = if self.def.namespaced() { namespace } else { "" };
+        Key { resource: self.table.clone(), namespace: Arc::from(namespace), name: Arc::from(name) }
+    }
+
+    /// The object's JSON in this version.
+    pub fn present(&self, object: &Object) -> Bytes {
+        match &self.stored {
+            None => object.json.clone(),
+            Some(stored) => crate::convert::present(self, stored, object),
+        }
+    }
+
+    /// The object's JSON without its opening brace, kind and apiVersion, as list items are written.
+    pub fn present_item(&self, object: &Object) -> (Bytes, usize) {
+        let json = self.present(object);
+        let skip = if !self.def.custom && json.starts_with(self.head.as_bytes()) { self.head.len() } else { 1 };
+        (json, skip)
+    }
+}
+
+/// All resources of one registry.
+#[derive(Debug)]
+pub struct Catalog {
+    /// The registry it was made of.
+    pub registry: Arc<Registry>,
+    by_path: HashMap<String, Arc<Resource>>,
+}
+
+impl Catalog {
+    /// Works out the resources of a registry.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let by_path = registry
+            .kinds()
+            .iter()
+            .map(|def| {
+                let path = format!("{}/{}/{}", def.group, def.version, def.plural);
+                (path, Arc::new(Resource::new(&registry, def)))
+            })
+            .collect();
+        Self { registry, by_path }
+    }
+
+    /// The resource at `/apis/group/version/plural`.
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        let mut path = String::with_capacity(group.len() + version.len() + plural.len() + 2);
+        for part in [group, "/", version, "/", plural] {
+            path.push_str(part);
+        }
+        self.by_path.get(&path)
+    }
+
+    /// The resource in which objects of a table are stored.
+    pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
+        let def = self.registry.versions(group, plural).next()?;
+        self.get(&def.stored.0, &def.stored.1, plural)
+    }
+
+    /// Every resource.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.by_path.values()
+    }
+}

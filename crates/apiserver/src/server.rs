@@ -1,0 +1,271 @@
+//! The server's state and the path of one request through its stages.
+
+use std::sync::Arc;
+
+use api::SharedRegistry;
+use http::{Method, Request, Response};
+use parking_lot::RwLock;
+use serve::Body;
+use store::Store;
+
+use crate::admission::Plugin;
+use crate::answer;
+use crate::authenticate::{Authenticator, Identity, Verdict};
+use crate::authorize::{Attributes, Authorizer, decide, refusal};
+use crate::handlers;
+use crate::info::RequestInfo;
+use crate::metrics::Metrics;
+use crate::negotiate;
+use crate::query::Query;
+use crate::resource::{Catalog, Resource};
+use crate::status::Status;
+
+/// Longest body accepted, in bytes.
+pub const BODY_MAX: usize = 3 * 1024 * 1024;
+
+/// What every request shares.
+pub struct ApiServer {
+    /// Where objects live.
+    pub store: Arc<dyn Store>,
+    /// The kinds served now.
+    pub registry: SharedRegistry,
+    catalog: RwLock<Arc<Catalog>>,
+    /// Credentials that are known, asked in order.
+    pub authenticators: RwLock<Vec<Arc<dyn Authenticator>>>,
+    /// Who decides, asked in order.
+    pub authorizers: RwLock<Arc<Vec<Arc<dyn Authorizer>>>>,
+    /// Admission plugins in order.
+    pub plugins: RwLock<Arc<Vec<Arc<dyn Plugin>>>>,
+    /// Whether requests without a credential are `system:anonymous` rather than refused.
+    pub anonymous: bool,
+    /// Counts and durations.
+    pub metrics: Metrics,
+    /// What is set up from the configuration.
+    pub settings: Settings,
+    /// Cluster addresses and node ports in use.
+    pub allocation: crate::services::Allocation,
+    stop: tokio::sync::watch::Sender<bool>,
+    /// Set once the objects every cluster has are in the store.
+    pub bootstrapped: std::sync::atomic::AtomicBool,
+}
+
+/// Facts from the configuration that handlers need.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The address and port clients reach the server at from within the cluster.
+    pub advertise: std::net::SocketAddr,
+    /// Ranges of cluster addresses, the primary family first.
+    pub service_cidrs: Vec<crate::services::Cidr>,
+    /// First and last node port.
+    pub node_ports: (u16, u16),
+    /// Certificate authority of the kubelets' serving certificates, PEM; and what to show them.
+    pub kubelet: Option<crate::connect::KubeletAccess>,
+}
+
+/// One request on its way through the handlers.
+pub struct Call {
+    /// The server.
+    pub server: Arc<ApiServer>,
+    /// Who asks.
+    pub identity: Arc<Identity>,
+    /// What the path says.
+    pub info: RequestInfo,
+    /// What the query says.
+    pub query: Query,
+    /// Method, URI and headers.
+    pub head: http::request::Parts,
+    /// The body, until it is taken.
+    pub body: Body,
+    /// The kind.
+    pub resource: Arc<Resource>,
+    /// Lines for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+impl ApiServer {
+    /// A server over a store, with nothing but `system:masters` allowed.
+    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
+        let registry = SharedRegistry::new(api::Registry::builtin());
+        let catalog = Catalog::new(registry.get());
+        let authorizers: Vec<Arc<dyn Authorizer>> = vec![
+            Arc::new(crate::authorize::Masters),
+            Arc::new(crate::authorize::OpenPaths),
+            Arc::new(crate::authorize::Authenticated),
+        ];
+        let allocation = crate::services::Allocation::new(&settings);
+        Arc::new(Self {
+            store,
+            registry,
+            catalog: RwLock::new(Arc::new(catalog)),
+            authenticators: RwLock::new(Vec::new()),
+            authorizers: RwLock::new(Arc::new(authorizers)),
+            plugins: RwLock::new(Arc::new(Vec::new())),
+            anonymous: true,
+            metrics: Metrics::default(),
+            settings,
+            allocation,
+            stop: tokio::sync::watch::Sender::new(false),
+            bootstrapped: std::sync::atomic::AtomicBool::new(false),
+        })
+    }
+
+    /// The resources served now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.read().clone()
+    }
+
+    /// Serves another set of kinds from now on.
+    pub fn set_registry(&self, registry: api::Registry) {
+        self.registry.set(registry);
+        *self.catalog.write() = Arc::new(Catalog::new(self.registry.get()));
+    }
+
+    /// Becomes true when the server ends: watches end with it.
+    pub fn stopping(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Ends watches and background work.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Asks the authorizers.
+    pub fn authorize(&self, identity: &Identity, attributes: &Attributes) -> crate::authorize::Decision {
+        let authorizers = self.authorizers.read().clone();
+        decide(&authorizers, identity, attributes)
+    }
+
+    /// Answers a request whose sender shows the credentials in its head, or `certificate`.
+    pub async fn handle_remote(
+        self: &Arc<Self>,
+        certificate: Option<&Arc<Identity>>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        match self.authenticate(certificate, &head).await {
+            Ok(identity) => self.handle(identity, Request::from_parts(head, body)).await,
+            Err(status) => {
+                let query = Query::parse(head.uri.query());
+                answer::status(&status, negotiate::error_format(&head.headers, &query))
+            }
+        }
+    }
+
+    async fn authenticate(
+        &self,
+        certificate: Option<&Arc<Identity>>,
+        head: &http::request::Parts,
+    ) -> Result<Arc<Identity>, Status> {
+        if let Some(identity) = certificate {
+            return Ok(identity.clone());
+        }
+        let authenticators = self.authenticators.read().clone();
+        for authenticator in authenticators {
+            match authenticator.authenticate(head).await {
+                Verdict::Known(identity) => return Ok(identity),
+                Verdict::Refused(reason) => {
+                    tracing::debug!(reason, "credential refused");
+                    return Err(Status::unauthorized());
+                }
+                Verdict::Unknown => {}
+            }
+        }
+        let credential = head.headers.contains_key(http::header::AUTHORIZATION);
+        match self.anonymous && !credential {
+            true => Ok(Arc::new(Identity::anonymous())),
+            false => Err(Status::unauthorized()),
+        }
+    }
+
+    /// Answers a request of this user: what the TLS path and callers within the process share.
+    pub async fn handle(self: &Arc<Self>, identity: Arc<Identity>, request: Request<Body>) -> Response<Body> {
+        let started = std::time::Instant::now();
+        let (head, body) = request.into_parts();
+        let query = Query::parse(head.uri.query());
+        let info = RequestInfo::parse(&head.method, head.uri.path(), query.flag("watch"));
+        let format = negotiate::error_format(&head.headers, &query);
+        let labels = self.metrics.begin(&info);
+        let result = self.route(identity, info, query, head, body).await;
+        let response = result.unwrap_or_else(|status| answer::status(&status, format));
+        self.metrics.end(labels, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        identity: Arc<Identity>,
+        info: RequestInfo,
+        query: Query,
+        head: http::request::Parts,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let mut attributes = Attributes::from(&info);
+        if matches!(info.verb, "list" | "watch" | "deletecollection") {
+            attributes.field_selector = query.text("fieldSelector").to_string();
+            attributes.label_selector = query.text("labelSelector").to_string();
+        }
+        let decision = self.authorize(&identity, &attributes);
+        if !decision.allowed {
+            let cause = refusal(&identity, &attributes, &decision.reason);
+            return Err(match info.is_resource {
+                true => Status::forbidden(&info.group, &info.resource, &info.name, &cause),
+                false => {
+                    let mut status = Status::forbidden("", "", "", &cause);
+                    status.message = format!("forbidden: {cause}");
+                    status
+                }
+            });
+        }
+        if !info.is_resource {
+            return crate::plain::answer(self, &identity, &info, &query, &head).await;
+        }
+        let catalog = self.catalog();
+        let Some(resource) = catalog.get(&info.group, &info.version, &info.resource) else {
+            return Err(Status::no_resource());
+        };
+        let resource = resource.clone();
+        let (server, warnings) = (self.clone(), Vec::new());
+        let mut call = Call { server, identity, info, query, head, body, resource, warnings };
+        let result = handlers::dispatch(&mut call).await;
+        result.map(|mut response| {
+            answer::warn(&mut response, &call.warnings);
+            response
+        })
+    }
+}
+
+impl Call {
+    /// The answer's form.
+    pub fn output(&self) -> Result<negotiate::Output, Status> {
+        negotiate::output(&self.head.headers, &self.query, !self.resource.def.custom, true)
+    }
+
+    /// Reads the body, which may be empty.
+    pub async fn take_body(&mut self) -> Result<bytes::Bytes, Status> {
+        let body = std::mem::replace(&mut self.body, serve::empty());
+        let read = serve::limited(body, BODY_MAX);
+        match tokio::time::timeout(std::time::Duration::from_secs(60), read).await {
+            Ok(Ok(Some(bytes))) => Ok(bytes),
+            Ok(Ok(None)) => Err(Status::too_large(BODY_MAX)),
+            Ok(Err(cause)) => Err(Status::bad_request(format!("read request body: {cause}"))),
+            Err(_) => Err(Status::new(408, "Timeout", "request body did not arrive in time")),
+        }
+    }
+
+    /// The resource's group and plural, for statuses.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.resource.def.group, &self.resource.def.plural)
+    }
+
+    /// 404 on the object of the request.
+    pub fn not_found(&self, name: &str) -> Status {
+        let (group, plural) = self.names();
+        Status::not_found(group, plural, name)
+    }
+
+    /// Whether this method fits.
+    pub fn is(&self, method: &Method) -> bool {
+        self.head.method == *method
+    }
+}
