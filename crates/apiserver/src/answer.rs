@@ -46,18 +46,58 @@ pub fn yaml(value: &Value) -> Vec<u8> {
     serde_saphyr::to_string(value).unwrap_or_default().into_bytes()
 }
 
+/// A value that clients see under a type of the facts, in any form.
+pub fn typed(code: u16, format: Format, type_name: &'static str, value: &Value) -> Response<Body> {
+    match format {
+        Format::Protobuf => {
+            let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("v1");
+            crate::proto::meta(code, type_name, version, value)
+        }
+        format => self::value(code, format, value),
+    }
+}
+
 /// One stored object.
-pub fn object(code: u16, output: Output, resource: &Resource, json: Bytes) -> Result<Response<Body>, Status> {
-    let parse = || serde_json::from_slice::<Value>(&json).map_err(Status::internal);
+pub fn stored(
+    code: u16,
+    output: Output,
+    resource: &Resource,
+    object: &store::Object,
+) -> Result<Response<Body>, Status> {
     match (output.view, output.format) {
-        (View::Whole, Format::Json) => Ok(bytes(code, "application/json", json)),
-        (View::Whole, Format::Protobuf) => crate::proto::object(code, resource, &parse()?),
-        (View::Whole, format) => Ok(value(code, format, &parse()?)),
+        (View::Whole, Format::Json) => Ok(bytes(code, "application/json", resource.present(object))),
+        (View::Whole, Format::Protobuf) => {
+            let body = crate::proto::enveloped(resource, object);
+            Ok(bytes(code, Format::Protobuf.content_type(), body))
+        }
+        _ => {
+            let value = serde_json::from_slice(&resource.present(object)).map_err(Status::internal)?;
+            computed(code, output, resource, &value)
+        }
+    }
+}
+
+/// One object that is not stored in this form.
+pub fn computed(
+    code: u16,
+    output: Output,
+    resource: &Resource,
+    object: &Value,
+) -> Result<Response<Body>, Status> {
+    let def = &resource.def;
+    match (output.view, output.format) {
+        (View::Whole, Format::Protobuf) => {
+            Ok(crate::proto::respond(code, def.schema(), &def.api_version(), &def.kind, object))
+        }
+        (View::Whole, format) => Ok(value(code, format, object)),
         (View::Metadata, format) => {
-            crate::view::respond(code, format, crate::view::partial(parse()?), "PartialObjectMetadata")
+            let partial = crate::view::partial(object);
+            Ok(typed(code, format, "meta_v1.PartialObjectMetadata", &partial))
         }
         (View::Table, format) => {
-            let table = crate::view::table(resource, vec![parse()?], Value::Object(Default::default()), true);
+            let metadata = serde_json::json!({
+                "resourceVersion": crate::object::meta_text(object, "resourceVersion")});
+            let table = crate::view::table(resource, std::slice::from_ref(object), metadata, true, "Metadata");
             Ok(value(code, format, &table))
         }
     }
@@ -86,5 +126,39 @@ pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{printable}\"")) {
             response.headers_mut().append(WARNING, value);
         }
+    }
+}
+
+/// Bodies smaller than this are never compressed, in bytes.
+const GZIP_MIN: usize = 128 << 10;
+
+/// Whether the client takes gzip.
+pub fn wants_gzip(call: &crate::server::Call) -> bool {
+    let accepted = call.head.headers.get(http::header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.split(',').any(|coding| coding.trim().starts_with("gzip")))
+}
+
+/// Bytes, compressed when they are many and the client takes it.
+pub fn compressed(
+    call: &crate::server::Call,
+    code: u16,
+    content_type: &'static str,
+    body: Bytes,
+) -> Response<Body> {
+    if body.len() < GZIP_MIN || !wants_gzip(call) {
+        return bytes(code, content_type, body);
+    }
+    use std::io::Write;
+    let mut encoder =
+        flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 8), flate2::Compression::fast());
+    match encoder.write_all(&body).and_then(|()| encoder.finish()) {
+        Ok(packed) => {
+            let mut response = bytes(code, content_type, packed);
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            headers.insert(http::header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            response
+        }
+        Err(_) => bytes(code, content_type, body),
     }
 }

@@ -1,30 +1,22 @@
 //! Views of objects: PartialObjectMetadata, and Table with the columns of the kind.
 
-use http::Response;
 use serde_json::{Value, json};
-use serve::Body;
 
-use crate::negotiate::Format;
 use crate::object;
 use crate::resource::Resource;
-use crate::status::Status;
 
 /// Only the metadata of an object.
-pub fn partial(mut value: Value) -> Value {
+pub fn partial(value: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": value.get_mut("metadata").map(Value::take).unwrap_or_default(),
+        "metadata": value.get("metadata").cloned().unwrap_or_default(),
     })
 }
 
-/// Answers with a view.
-pub fn respond(code: u16, format: Format, value: Value, _kind: &str) -> Result<Response<Body>, Status> {
-    Ok(crate::answer::value(code, format, &value))
-}
-
-/// A Table of objects; `columns` says whether the column definitions are part of it.
-pub fn table(resource: &Resource, objects: Vec<Value>, metadata: Value, columns: bool) -> Value {
+/// A Table of objects; `columns` says whether the column definitions are part of it, `include` what each row
+/// carries of its object (`None`, `Metadata` or `Object`).
+pub fn table(resource: &Resource, objects: &[Value], metadata: Value, columns: bool, include: &str) -> Value {
     let custom: Vec<_> = resource.def.columns.iter().filter(|c| c.json_path.is_some()).collect();
     let mut definitions = vec![json!({"name": "Name", "type": "string", "format": "name",
         "description": "Name must be unique within a namespace.", "priority": 0})];
@@ -38,17 +30,21 @@ pub fn table(resource: &Resource, objects: Vec<Value>, metadata: Value, columns:
             "priority": 0}));
     }
     let rows: Vec<Value> = objects
-        .into_iter()
+        .iter()
         .map(|value| {
-            let mut cells = vec![json!(object::name(&value))];
+            let mut cells = vec![json!(object::name(value))];
             for column in &custom {
                 let path = column.json_path.as_deref().unwrap_or("");
-                cells.push(object::at(&value, path).cloned().unwrap_or_default());
+                cells.push(object::at(value, path).cloned().unwrap_or_default());
             }
             if custom.is_empty() {
-                cells.push(json!(object::meta_text(&value, "creationTimestamp")));
+                cells.push(json!(object::meta_text(value, "creationTimestamp")));
             }
-            json!({"cells": cells, "object": partial(value)})
+            match include {
+                "None" => json!({"cells": cells}),
+                "Object" => json!({"cells": cells, "object": value}),
+                _ => json!({"cells": cells, "object": partial(value)}),
+            }
         })
         .collect();
     let definitions = if columns { Value::Array(definitions) } else { Value::Null };

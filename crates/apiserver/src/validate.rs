@@ -1,0 +1,105 @@
+//! Validation: the rules of all objects here, the rules of single kinds by the kind table.
+
+use serde_json::Value;
+
+use crate::object::{self, meta_text};
+use crate::resource::Resource;
+use crate::status::Cause;
+
+/// Bytes that the annotations of one object may have together.
+const ANNOTATIONS_MAX: usize = 256 << 10;
+
+/// What is wrong with a new object.
+pub fn create(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let mut causes = metadata(resource, object);
+    let _ = &mut causes;
+    causes
+}
+
+/// What is wrong with a changed object.
+pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) -> Vec<Cause> {
+    let _ = subresource;
+    let mut causes = labels(new);
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        let (before, after) = (meta_text(old, field), meta_text(new, field));
+        if before != after {
+            let value = new.pointer(&format!("/metadata/{field}")).unwrap_or(&Value::Null);
+            causes.push(Cause::invalid(format!("metadata.{field}"), value, "field is immutable"));
+        }
+    }
+    if object::is_deleting(new) {
+        let before: Vec<&str> = object::finalizers(old).collect();
+        let added: Vec<&str> = object::finalizers(new).filter(|name| !before.contains(name)).collect();
+        if !added.is_empty() && object::is_deleting(old) {
+            causes.push(Cause::forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                ),
+            ));
+        }
+    }
+    if resource.def.group.is_empty() && matches!(resource.def.kind.as_ref(), "ConfigMap" | "Secret") {
+        causes.extend(frozen(old, new));
+    }
+    causes
+}
+
+/// ConfigMaps and Secrets that say they are immutable.
+fn frozen(old: &Value, new: &Value) -> Vec<Cause> {
+    if old.get("immutable").and_then(Value::as_bool) != Some(true) {
+        return Vec::new();
+    }
+    let same = |field: &str| old.get(field).filter(|v| !v.is_null()) == new.get(field).filter(|v| !v.is_null());
+    let what = "field is immutable when `immutable` is set";
+    let fields = ["immutable", "data", "binaryData", "stringData"];
+    fields.iter().filter(|field| !same(field)).map(|field| Cause::forbidden(*field, what)).collect()
+}
+
+fn metadata(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let name = object::name(object);
+    if name.is_empty() {
+        return vec![Cause::required("metadata.name", "name or generateName is required")];
+    }
+    let mut causes: Vec<Cause> = name_rule(resource, name)
+        .into_iter()
+        .map(|what| Cause::invalid("metadata.name", &Value::from(name), &what))
+        .collect();
+    causes.extend(labels(object));
+    causes
+}
+
+/// Most names are DNS subdomains; namespaces and services are labels; roles are path segments.
+fn name_rule(resource: &Resource, name: &str) -> Vec<String> {
+    use base::names::{dns1123_label, dns1123_subdomain, path_segment};
+    match (resource.def.group.as_ref(), resource.def.kind.as_ref()) {
+        ("", "Namespace" | "Service") => dns1123_label(name),
+        ("rbac.authorization.k8s.io", _) => path_segment(name),
+        _ => dns1123_subdomain(name),
+    }
+}
+
+fn labels(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let map = |field: &str| object.pointer(&format!("/metadata/{field}")).and_then(Value::as_object);
+    for (key, value) in map("labels").into_iter().flatten() {
+        for what in base::names::qualified_name(key) {
+            causes.push(Cause::invalid("metadata.labels", &Value::from(key.as_str()), &what));
+        }
+        for what in base::names::label_value(value.as_str().unwrap_or("")) {
+            causes.push(Cause::invalid("metadata.labels", value, &what));
+        }
+    }
+    let mut size = 0;
+    for (key, value) in map("annotations").into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        for what in base::names::qualified_name(&key.to_ascii_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &Value::from(key.as_str()), &what));
+        }
+    }
+    if size > ANNOTATIONS_MAX {
+        let what = format!("Too long: may not be more than {ANNOTATIONS_MAX} bytes");
+        causes.push(Cause::field("FieldValueTooLong", "metadata.annotations", what));
+    }
+    causes
+}
