@@ -97,7 +97,8 @@ pub fn computed(
         (View::Table, format) => {
             let metadata = serde_json::json!({
                 "resourceVersion": crate::object::meta_text(object, "resourceVersion")});
-            let table = crate::view::table(resource, std::slice::from_ref(object), metadata, true, "Metadata");
+            let table =
+                crate::view::table(resource, std::slice::from_ref(object), metadata, true, "Metadata");
             Ok(value(code, format, &table))
         }
     }

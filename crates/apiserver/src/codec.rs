@@ -82,9 +82,7 @@ pub fn decode_as(
 ) -> Result<Value, Status> {
     let refused = |refusal: schema::decode::Refusal| Status::bad_request(refusal.to_string());
     let decoded = schema::decode::decode(format, body, target).map_err(refused)?;
-    validation
-        .judge(decoded.strict, warnings)
-        .map_err(|strict| refused(target.strict_refusal(&strict)))?;
+    validation.judge(decoded.strict, warnings).map_err(|strict| refused(target.strict_refusal(&strict)))?;
     Ok(decoded.value)
 }
 
@@ -107,5 +105,5 @@ pub fn settle(
 
 /// Fills in defaults.
 pub fn default(def: &KindDef, value: &mut Value) {
-    let _ = (def, value);
+    schema::defaulting::default(def.schema(), value);
 }

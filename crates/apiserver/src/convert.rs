@@ -96,9 +96,10 @@ fn autoscaler_from_v1(value: &mut Value) {
 fn autoscaler_to_v1(value: &mut Value) {
     let cpu = |list: Option<Value>, part: &str| {
         let list = list?;
-        let metric = list.as_array()?.iter().find(|metric| {
-            metric.pointer("/resource/name").and_then(Value::as_str) == Some("cpu")
-        })?;
+        let metric = list
+            .as_array()?
+            .iter()
+            .find(|metric| metric.pointer("/resource/name").and_then(Value::as_str) == Some("cpu"))?;
         metric.pointer(&format!("/resource/{part}/averageUtilization")).cloned()
     };
     if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {

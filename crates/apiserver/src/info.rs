@@ -174,7 +174,9 @@ mod tests {
             );
             assert_eq!(got, (verb, namespace, resource, name, subresource, rest.to_string()), "{path}");
         }
-        for path in ["/", "/healthz", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/openapi/v2"] {
+        for path in
+            ["/", "/healthz", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/openapi/v2"]
+        {
             assert!(!RequestInfo::parse(&Method::GET, path, false).is_resource, "{path}");
         }
     }

@@ -1,1 +1,42 @@
 //! The API server role: request path, registry and admission over the store.
+//!
+//! A request passes authenticate → authorize → decode → mutate (defaults, admission) → validate → commit →
+//! encode. [`ApiServer::handle`] is the same call for the TLS path and for callers within the process.
+
+pub mod admission;
+mod answer;
+pub mod authenticate;
+pub mod authorize;
+mod bootstrap;
+mod codec;
+mod config;
+pub mod connect;
+mod convert;
+mod custom;
+mod discovery;
+pub mod handlers;
+mod health;
+pub mod info;
+mod metrics;
+mod negotiate;
+pub mod object;
+mod openapi;
+mod plain;
+mod prepare;
+mod proto;
+pub mod query;
+pub mod resource;
+mod review;
+pub mod selector;
+pub mod server;
+pub mod services;
+mod start;
+pub mod status;
+mod validate;
+mod view;
+
+pub use authenticate::Identity;
+pub use config::{Config, StoreChoice};
+pub use server::{ApiServer, Call, Settings};
+pub use start::{Running, StartError};
+pub use status::Status;

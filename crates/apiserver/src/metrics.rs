@@ -14,8 +14,8 @@ use crate::info::RequestInfo;
 
 /// Upper bounds of the duration buckets, in seconds.
 const BOUNDS: [f64; 22] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
-    30.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 60.0,
 ];
 /// More distinct label sets than this are counted together, so that odd paths cannot use up memory.
 const SERIES_MAX: usize = 4096;
@@ -115,13 +115,23 @@ impl Metrics {
         let mut all: Vec<_> =
             self.series.read().iter().map(|(labels, series)| (labels.clone(), series.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut out = String::from("# HELP apiserver_request_total [STABLE] Counter of apiserver requests.\n# TYPE apiserver_request_total counter\n");
+        let mut out = String::from(
+            "# HELP apiserver_request_total [STABLE] Counter of apiserver requests.\n# TYPE apiserver_request_total counter\n",
+        );
         for (labels, series) in &all {
-            let mut codes: Vec<_> =
-                series.codes.read().iter().map(|(code, count)| (*code, count.load(Ordering::Relaxed))).collect();
+            let mut codes: Vec<_> = series
+                .codes
+                .read()
+                .iter()
+                .map(|(code, count)| (*code, count.load(Ordering::Relaxed)))
+                .collect();
             codes.sort_unstable();
             for (code, count) in codes {
-                let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}", labels.text());
+                let _ = writeln!(
+                    out,
+                    "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}",
+                    labels.text()
+                );
             }
         }
         out.push_str("# HELP apiserver_request_duration_seconds [STABLE] Response latency.\n# TYPE apiserver_request_duration_seconds histogram\n");
@@ -173,10 +183,8 @@ impl Series {
         let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_string()]);
         for (bound, count) in bounds.zip(counts) {
             total += count;
-            let _ = writeln!(
-                out,
-                "apiserver_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {total}"
-            );
+            let _ =
+                writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {total}");
         }
         let seconds = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
         let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{{labels}}} {seconds}");

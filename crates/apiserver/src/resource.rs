@@ -51,7 +51,7 @@ impl Resource {
         let stored = (stored_version != version)
             .then(|| registry.by_path(&def.stored.0, &def.stored.1, &def.plural).cloned())
             .flatten();
-        let selectable = stored.as_ref().unwrap_or(def);
+        let selectable = stored.clone().unwrap_or_else(|| def.clone());
         let fields = selectable.selectable.iter().map(|field| Field {
             key: Arc::from(field.name.as_ref()),
             path: field.path.to_string(),
@@ -86,7 +86,8 @@ impl Resource {
     /// The object's JSON without its opening brace, kind and apiVersion, as list items are written.
     pub fn present_item(&self, object: &Object) -> (Bytes, usize) {
         let json = self.present(object);
-        let skip = if !self.def.custom && json.starts_with(self.head.as_bytes()) { self.head.len() } else { 1 };
+        let skip =
+            if !self.def.custom && json.starts_with(self.head.as_bytes()) { self.head.len() } else { 1 };
         (json, skip)
     }
 }

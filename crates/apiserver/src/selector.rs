@@ -119,7 +119,12 @@ impl LabelSelector {
             match lexer.peek() {
                 Token::End => break,
                 Token::Word(_) | Token::Not => requirements.push(lexer.requirement()?),
-                other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
+                other => {
+                    return Err(format!(
+                        "found '{}', expected: !, identifier, or 'end of string'",
+                        other.text()
+                    ));
+                }
             }
             match lexer.next() {
                 Token::End => break,
@@ -251,10 +256,7 @@ impl<'a> Lexer<'a> {
             Token::Less => Ok(Requirement::Less(key, self.number().map_err(parse)?)),
             Token::Word("in") => Ok(Requirement::In(key, self.set().map_err(parse)?)),
             Token::Word("notin") => Ok(Requirement::NotIn(key, self.set().map_err(parse)?)),
-            other => Err(parse(format!(
-                "found '{}', expected: in, notin, =, ==, !=, gt, lt",
-                other.text()
-            ))),
+            other => Err(parse(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text()))),
         }
     }
 
@@ -350,9 +352,10 @@ impl FieldSelector {
             if term.is_empty() {
                 continue;
             }
-            terms.push(field_term(&term).ok_or_else(|| {
-                format!("invalid selector: '{text}'; can't understand '{term}'")
-            })?);
+            terms.push(
+                field_term(&term)
+                    .ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{term}'"))?,
+            );
         }
         Ok(Self(terms))
     }

@@ -75,7 +75,7 @@ pub struct Call {
     /// Method, URI and headers.
     pub head: http::request::Parts,
     /// The body, until it is taken.
-    pub body: Body,
+    pub body: parking_lot::Mutex<Body>,
     /// The kind.
     pub resource: Arc<Resource>,
     /// Lines for `Warning` headers.
@@ -225,7 +225,7 @@ impl ApiServer {
             return Err(Status::no_resource());
         };
         let resource = resource.clone();
-        let (server, warnings) = (self.clone(), Vec::new());
+        let (server, warnings, body) = (self.clone(), Vec::new(), parking_lot::Mutex::new(body));
         let mut call = Call { server, identity, info, query, head, body, resource, warnings };
         let result = handlers::dispatch(&mut call).await;
         result.map(|mut response| {
@@ -243,7 +243,7 @@ impl Call {
 
     /// Reads the body, which may be empty.
     pub async fn take_body(&mut self) -> Result<bytes::Bytes, Status> {
-        let body = std::mem::replace(&mut self.body, serve::empty());
+        let body = std::mem::replace(self.body.get_mut(), serve::empty());
         let read = serve::limited(body, BODY_MAX);
         match tokio::time::timeout(std::time::Duration::from_secs(60), read).await {
             Ok(Ok(Some(bytes))) => Ok(bytes),

@@ -101,8 +101,10 @@ impl Status {
 
     /// 409 on a create whose generated name is taken.
     pub fn generate_name_taken(group: &str, resource: &str, name: &str) -> Self {
-        let message =
-            format!("{} {name:?} already exists, the server was not able to generate a unique name for the object", qualified(group, resource));
+        let message = format!(
+            "{} {name:?} already exists, the server was not able to generate a unique name for the object",
+            qualified(group, resource)
+        );
         let mut status = Self::new(409, "AlreadyExists", message).about(group, resource, name);
         if let Some(details) = &mut status.details {
             details.retry_after = 1;
@@ -198,11 +200,8 @@ impl Status {
         let mut status =
             Self::new(500, "InternalError", format!("Internal error occurred: {cause}")).about("", "", "");
         if let Some(details) = &mut status.details {
-            details.causes = vec![Cause {
-                reason: Cow::Borrowed(""),
-                message: cause.to_string(),
-                field: String::new(),
-            }];
+            details.causes =
+                vec![Cause { reason: Cow::Borrowed(""), message: cause.to_string(), field: String::new() }];
         }
         status
     }
@@ -290,11 +289,7 @@ impl Details {
 
 impl Cause {
     /// A cause about a field.
-    pub fn field(
-        reason: &'static str,
-        field: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub fn field(reason: &'static str, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: Cow::Borrowed(reason), message: message.into(), field: field.into() }
     }
 

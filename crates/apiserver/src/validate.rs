@@ -50,7 +50,8 @@ fn frozen(old: &Value, new: &Value) -> Vec<Cause> {
     if old.get("immutable").and_then(Value::as_bool) != Some(true) {
         return Vec::new();
     }
-    let same = |field: &str| old.get(field).filter(|v| !v.is_null()) == new.get(field).filter(|v| !v.is_null());
+    let same =
+        |field: &str| old.get(field).filter(|v| !v.is_null()) == new.get(field).filter(|v| !v.is_null());
     let what = "field is immutable when `immutable` is set";
     let fields = ["immutable", "data", "binaryData", "stringData"];
     fields.iter().filter(|field| !same(field)).map(|field| Cause::forbidden(*field, what)).collect()

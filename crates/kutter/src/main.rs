@@ -22,6 +22,8 @@ struct Cli {
 /// The commands. One line per role, in alphabetical order.
 #[derive(Subcommand)]
 enum Command {
+    /// Run the API server alone
+    Apiserver(roles::apiserver::Args),
     /// Run the controllers alone, against any API server
     Controllers(roles::controllers::Args),
     /// Run the scheduler alone, against any API server
@@ -32,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result: Result<(), roles::RoleError> = match Cli::parse().command {
+        Command::Apiserver(args) => roles::apiserver::run(args),
         Command::Controllers(args) => roles::controllers::run(args),
         Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Version => {

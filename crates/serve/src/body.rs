@@ -2,11 +2,11 @@
 
 use std::error::Error;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 
 /// Any error a body may end with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -30,10 +30,28 @@ pub fn streamed(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'st
 }
 
 /// Reads a whole body of at most `limit` bytes; `Ok(None)` when it is longer.
-pub async fn limited(body: Body, limit: usize) -> Result<Option<Bytes>, BoxError> {
-    match Limited::new(body, limit).collect().await {
-        Ok(whole) => Ok(Some(whole.to_bytes())),
-        Err(cause) if cause.is::<LengthLimitError>() => Ok(None),
-        Err(cause) => Err(cause),
+pub async fn limited(mut body: Body, limit: usize) -> Result<Option<Bytes>, BoxError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(None);
     }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limit {
+            return Ok(None);
+        }
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        rest.extend_from_slice(&data);
+    }
+    if rest.is_empty() {
+        return Ok(Some(first));
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(Some(whole.freeze()))
 }

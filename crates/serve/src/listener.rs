@@ -138,7 +138,8 @@ async fn accept<H: Handler>(
         let timeout = limits.handshake_timeout;
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(cause) = connection(stream, address, acceptor, timeout, handler, &protocol, watcher).await
+            if let Err(cause) =
+                connection(stream, address, acceptor, timeout, handler, &protocol, watcher).await
             {
                 tracing::debug!(%address, cause, "connection ended");
             }

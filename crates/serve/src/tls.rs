@@ -131,7 +131,8 @@ fn verifier(
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
-        let root = root.map_err(|cause| TlsError::Pem { what: "client authority", cause: cause.to_string() })?;
+        let root =
+            root.map_err(|cause| TlsError::Pem { what: "client authority", cause: cause.to_string() })?;
         roots.add(root)?;
     }
     if roots.is_empty() {

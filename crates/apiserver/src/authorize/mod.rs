@@ -121,7 +121,10 @@ impl Authorizer for OpenPaths {
     fn authorize(&self, _: &Identity, attributes: &Attributes) -> (Opinion, String) {
         let open = matches!(attributes.path.as_str(), "/version" | "/version/")
             || ["/healthz", "/livez", "/readyz"].iter().any(|path| {
-                attributes.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                attributes
+                    .path
+                    .strip_prefix(path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             });
         match open && !attributes.is_resource && attributes.verb == "get" {
             true => (Opinion::Allow, String::new()),

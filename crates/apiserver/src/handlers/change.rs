@@ -26,6 +26,14 @@ pub struct Edit<'a> {
     pub dry_run: bool,
 }
 
+/// An [`Edit`] without its computation.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    subresource: &'a str,
+    put: bool,
+    dry_run: bool,
+}
+
 /// The outcome of a change.
 pub enum Changed {
     /// What is stored now.
@@ -51,20 +59,22 @@ pub fn value_of(call: &Call, object: &Object) -> Result<Value, Status> {
 
 /// Changes the object `name` of the request's namespace.
 pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Changed, Status> {
-    let key = call.resource.key(&call.info.namespace.clone(), name);
+    let Edit { make, subresource, put, dry_run } = edit;
+    let way = Way { subresource, put, dry_run };
+    let key = call.resource.key(&call.info.namespace, name);
     for _ in 0..ATTEMPTS_MAX {
         let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
         let old = value_of(call, &current)?;
-        let mut new = (edit.make)(&old)?;
+        let mut new = make(&old)?;
         check_identity(call, name, &new)?;
-        let conditional = check_version(call, &current, &old, &new, &edit)?;
-        prepare::update(call, &old, &mut new, edit.subresource)?;
+        let conditional = check_version(call, &current, &old, &new, way)?;
+        prepare::update(call, &old, &mut new, subresource)?;
         codec::default(&call.resource.def, &mut new);
-        admit(call, name, &old, &mut new, &edit).await?;
+        admit(call, name, &old, &mut new, way).await?;
         if without_version(&new) == without_version(&old) {
-            return Ok(if edit.dry_run { Changed::Value(old) } else { Changed::Stored(current) });
+            return Ok(if dry_run { Changed::Value(old) } else { Changed::Stored(current) });
         }
-        if edit.dry_run {
+        if dry_run {
             return Ok(Changed::Value(new));
         }
         let write = write(call, &current, &new);
@@ -112,7 +122,7 @@ async fn admit(
     name: &str,
     old: &Value,
     new: &mut Value,
-    edit: &Edit<'_>,
+    way: Way<'_>,
 ) -> Result<(), Status> {
     let plugins = call.server.plugins.read().clone();
     let Call { server, identity, resource, info, warnings, .. } = call;
@@ -121,15 +131,15 @@ async fn admit(
         identity,
         operation: Operation::Update,
         resource,
-        subresource: edit.subresource,
+        subresource: way.subresource,
         namespace: &info.namespace,
         name,
         old: Some(old),
-        dry_run: edit.dry_run,
+        dry_run: way.dry_run,
         warnings,
     };
     admission::admit(&plugins, new, &mut context).await?;
-    let causes = validate::update(resource, edit.subresource, old, new);
+    let causes = validate::update(resource, way.subresource, old, new);
     if !causes.is_empty() {
         return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
     }
@@ -160,7 +170,7 @@ fn check_version(
     current: &Object,
     old: &Value,
     new: &Value,
-    edit: &Edit<'_>,
+    way: Way<'_>,
 ) -> Result<bool, Status> {
     let (group, plural) = call.names();
     let name = &*current.key.name;
@@ -181,7 +191,7 @@ fn check_version(
     }
     let wanted = meta_text(new, "resourceVersion");
     if wanted.is_empty() || wanted == "0" {
-        if edit.put && call.resource.def.put_strict {
+        if way.put && call.resource.def.put_strict {
             let cause = Cause::field(
                 "FieldValueInvalid",
                 "metadata.resourceVersion",
@@ -192,7 +202,7 @@ fn check_version(
         return Ok(false);
     }
     match wanted.parse::<u64>() {
-        Ok(revision) if revision == current.modified => Ok(edit.put),
+        Ok(revision) if revision == current.modified => Ok(way.put),
         Ok(_) => Err(Status::modified(group, plural, name)),
         Err(_) => {
             let cause = Cause::field(

@@ -1,12 +1,10 @@
 //! POST of a new object.
 
-use std::sync::Arc;
-
 use http::Response;
 use rand::Rng;
 use serde_json::Value;
 use serve::Body;
-use store::{Object, Precondition, StoreError, Write};
+use store::{Precondition, StoreError, Write};
 
 use crate::admission::{self, AdmissionContext, Operation};
 use crate::answer;
@@ -100,7 +98,7 @@ async fn admit_and_write(
     if call.server.store.get(&key).is_some() {
         return Ok(None);
     }
-    let mut reserved = crate::services::allocate(&call.server, &call.resource, None, object, dry_run)?;
+    let mut reserved = crate::services::allocate(&call.server, &call.resource, None, object)?;
     if dry_run {
         return Ok(Some(Changed::Value(object.take())));
     }
@@ -149,12 +147,4 @@ fn generate(prefix: &str) -> String {
         name.push(char::from(LETTERS[rng.random_range(0..LETTERS.len())]));
     }
     name
-}
-
-/// Whether the object is stored now (for callers within the server).
-pub fn stored(changed: Changed) -> Option<Arc<Object>> {
-    match changed {
-        Changed::Stored(object) => Some(object),
-        Changed::Value(_) => None,
-    }
 }

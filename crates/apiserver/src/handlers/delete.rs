@@ -10,7 +10,7 @@ use store::{Object, Precondition, StoreError, Write};
 
 use crate::admission::{self, AdmissionContext, Operation};
 use crate::codec::{self, FieldValidation};
-use crate::object::{self, meta_text, metadata_mut};
+use crate::object::{self, metadata_mut};
 use crate::prepare;
 use crate::server::Call;
 use crate::status::{Cause, Status, success};
@@ -80,7 +80,8 @@ impl DeleteOptions {
     }
 
     fn decode(call: &mut Call, body: &[u8]) -> Result<Value, Status> {
-        let schema = api::schema_of("meta_v1.DeleteOptions").ok_or_else(|| Status::internal("no DeleteOptions"))?;
+        let schema =
+            api::schema_of("meta_v1.DeleteOptions").ok_or_else(|| Status::internal("no DeleteOptions"))?;
         let media = negotiate::content_type(&call.head.headers).to_string();
         let format = codec::form(&media, true)?;
         // Clients send the options under the group and version they speak.
@@ -141,8 +142,13 @@ fn answers_with_object(call: &Call) -> bool {
     match def.group.as_ref() {
         "" => matches!(
             def.plural.as_ref(),
-            "pods" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates"
-                | "resourcequotas" | "serviceaccounts"
+            "pods"
+                | "services"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
         ),
         "storage.k8s.io" => true,
         _ => false,
@@ -299,4 +305,3 @@ fn settle_finalizers(object: &mut Value, propagation: Option<&str>) {
         false => metadata.insert("finalizers".into(), kept.into()),
     };
 }
-

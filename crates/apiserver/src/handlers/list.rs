@@ -65,8 +65,11 @@ impl ListOptions {
     /// Reads and checks the query.
     pub fn parse(call: &Call) -> Result<Self, Status> {
         let query = &call.query;
-        let selection =
-            Selection::parse(query.text("labelSelector"), query.text("fieldSelector"), &call.resource.fields)?;
+        let selection = Selection::parse(
+            query.text("labelSelector"),
+            query.text("fieldSelector"),
+            &call.resource.fields,
+        )?;
         let limit = query.number("limit")?.unwrap_or(0).max(0) as usize;
         let version = query.text("resourceVersion").to_string();
         let version_match = query.text("resourceVersionMatch").to_string();
@@ -118,9 +121,8 @@ impl Token {
         let wrong = |cause: &str| {
             Status::bad_request(format!("invalid continue token: continue key is not valid: {cause}"))
         };
-        let bytes = URL_SAFE_NO_PAD
-            .decode(text.trim_end_matches('='))
-            .map_err(|cause| wrong(&cause.to_string()))?;
+        let bytes =
+            URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|cause| wrong(&cause.to_string()))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|cause| wrong(&cause.to_string()))?;
         if value["v"] != "meta.k8s.io/v1" {
             return Err(wrong("server does not recognize this encoded version"));
@@ -210,8 +212,7 @@ async fn snapshot(call: &Call, options: &ListOptions) -> Result<Arc<dyn Snapshot
 /// 410 with a token that goes on with the latest state.
 fn expired(token: &Token) -> Status {
     let start = format!("{}/{}\u{0}", token.after.0, token.after.1);
-    let fresh =
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": -1, "start": start}).to_string());
+    let fresh = URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": -1, "start": start}).to_string());
     let mut status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     );
@@ -276,7 +277,7 @@ fn fill(
     if objects.len() == 0 && !first && chunk.is_empty() {
         return true;
     }
-    for object in objects.by_ref() {
+    while let Some(object) = objects.next() {
         if !std::mem::take(&mut first) {
             chunk.put_u8(b',');
         }
@@ -299,7 +300,7 @@ fn gather_protobuf(call: &Call, picked: Picked) -> Response<Body> {
     let messages: Vec<Bytes> = picked.objects.iter().map(|object| proto::message(resource, object)).collect();
     let items: Vec<&[u8]> = messages.iter().map(|message| message.as_ref()).collect();
     let version = resource.def.api_version();
-    let body = schema::protobuf::encode_list(&version, &resource.def.list_kind, &metadata, &items);
+    let body = schema::protobuf::encode_list(&version, &resource.def.list_kind, &metadata, items.into_iter());
     answer::compressed(call, 200, Format::Protobuf.content_type(), body.into())
 }
 

@@ -3,9 +3,11 @@
 mod change;
 mod create;
 mod delete;
+mod eviction;
 mod get;
 mod list;
 mod patch;
+mod scale;
 mod subresource;
 mod update;
 mod watch;
@@ -23,7 +25,10 @@ pub use delete::{DeleteOptions, delete_object};
 
 /// Chooses the handler by verb and subresource.
 pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
-    if !call.resource.def.namespaced() && !call.info.namespace.is_empty() && call.info.resource != "namespaces" {
+    if !call.resource.def.namespaced()
+        && !call.info.namespace.is_empty()
+        && call.info.resource != "namespaces"
+    {
         return Err(Status::no_resource());
     }
     if !call.info.subresource.is_empty() {
@@ -58,7 +63,9 @@ fn scoped(call: &Call) -> bool {
 pub fn unavailable(error: StoreError) -> Status {
     match error {
         StoreError::Future { requested, latest } => Status::too_large_revision(requested, latest),
-        StoreError::Expired { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        StoreError::Expired { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         StoreError::NoSpace(cause) => Status::internal(format!("no space: {cause}")),
         other => Status::unavailable(other.to_string()),
     }

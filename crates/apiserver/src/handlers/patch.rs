@@ -38,7 +38,7 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
     let mut notes = Vec::new();
     let mut make = |old: &Value| {
         notes.clear();
-        let mut new = apply(&patch, &def, old)?;
+        let mut new = apply(&patch, def.schema(), old)?;
         set_at(&mut new, "apiVersion", def.api_version().into());
         codec::settle(&def, &mut new, validation, &mut notes).map_err(|cause| patch_invalid(&cause))?;
         Ok(new)
@@ -55,7 +55,8 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
 /// Reads the patch by its media type.
 pub fn decode(call: &Call, body: &[u8]) -> Result<Patch, Status> {
     let custom = call.resource.def.custom;
-    let merge = || serde_json::from_slice::<Value>(body).map_err(|cause| Status::bad_request(cause.to_string()));
+    let merge =
+        || serde_json::from_slice::<Value>(body).map_err(|cause| Status::bad_request(cause.to_string()));
     match negotiate::content_type(&call.head.headers) {
         "application/json-patch+json" => {
             let patch: json_patch::Patch = serde_json::from_slice(body)
@@ -79,8 +80,12 @@ pub fn decode(call: &Call, body: &[u8]) -> Result<Patch, Status> {
         "application/strategic-merge-patch+json" if !custom => Ok(Patch::Strategic(merge()?)),
         other => {
             let accepted = match custom {
-                true => "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
-                false => "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+                true => {
+                    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+                }
+                false => {
+                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
+                }
             };
             tracing::debug!(other, "patch type refused");
             Err(Status::unsupported_media_type(accepted))
@@ -89,7 +94,7 @@ pub fn decode(call: &Call, body: &[u8]) -> Result<Patch, Status> {
 }
 
 /// The patched object.
-pub fn apply(patch: &Patch, def: &api::KindDef, old: &Value) -> Result<Value, Status> {
+pub fn apply(patch: &Patch, schema: &schema::Schema, old: &Value) -> Result<Value, Status> {
     let mut new = old.clone();
     match patch {
         Patch::Json(operations) => {
@@ -100,7 +105,10 @@ pub fn apply(patch: &Patch, def: &api::KindDef, old: &Value) -> Result<Value, St
             })?;
         }
         Patch::Merge(patch) => json_patch::merge(&mut new, patch),
-        Patch::Strategic(patch) => crate::merge::strategic(def, &mut new, patch)?,
+        Patch::Strategic(patch) => {
+            new = schema::strategic::strategic_merge(schema, old, patch)
+                .map_err(|cause| Status::bad_request(cause.to_string()))?;
+        }
     }
     Ok(new)
 }

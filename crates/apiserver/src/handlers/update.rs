@@ -31,7 +31,8 @@ pub async fn put(call: &mut Call, subresource: &str) -> Result<Response<Body>, S
     if absent && subresource.is_empty() && call.resource.def.put_creates {
         if crate::object::name(&object) != name {
             let own = crate::object::name(&object);
-            let message = format!("the name of the object ({own}) does not match the name on the URL ({name})");
+            let message =
+                format!("the name of the object ({own}) does not match the name on the URL ({name})");
             return Err(Status::bad_request(message));
         }
         if meta_text(&object, "uid").is_empty() && meta_text(&object, "resourceVersion").is_empty() {

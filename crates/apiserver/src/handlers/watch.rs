@@ -257,7 +257,10 @@ impl Watcher {
 
     fn frame(&mut self, event: &Event, seen: Seen) -> Bytes {
         let whole = self.output.view == View::Whole;
-        if whole && matches!(self.output.format, Format::Json | Format::Pretty) && self.resource.stored.is_none() {
+        if whole
+            && matches!(self.output.format, Format::Json | Format::Pretty)
+            && self.resource.stored.is_none()
+        {
             let frame = || json_frame(seen.name(), &event.object.json);
             return event.frames[seen as usize].get_or_init(frame).clone();
         }
@@ -298,12 +301,8 @@ impl Watcher {
             View::Whole => {
                 let value = json!({"kind": def.kind, "apiVersion": def.api_version(), "metadata": metadata});
                 if self.output.format == Format::Protobuf {
-                    let bytes = schema::protobuf::encode_object(
-                        def.schema(),
-                        &def.api_version(),
-                        &def.kind,
-                        &value,
-                    );
+                    let bytes =
+                        schema::protobuf::encode_object(def.schema(), &def.api_version(), &def.kind, &value);
                     return proto_frame("BOOKMARK", &bytes);
                 }
                 value_frame(self.output, "BOOKMARK", &value, "")

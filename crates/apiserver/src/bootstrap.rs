@@ -1,0 +1,114 @@
+//! What every cluster has from the start: its namespaces, and the Service `kubernetes` with its endpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use store::{Precondition, StoreError, Write};
+
+use crate::object;
+use crate::server::ApiServer;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Makes what is missing. Called at the start, before clients are let in.
+pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
+    server.learn_allocations();
+    for name in NAMESPACES {
+        let mut namespace = json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Active"}});
+        crate::prepare::label_namespace(&mut namespace, name);
+        ensure(server, "", "namespaces", "", name, namespace, false).await?;
+    }
+    kubernetes(server).await?;
+    server.bootstrapped.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// The Service through which pods reach this server.
+async fn kubernetes(server: &Arc<ApiServer>) -> Result<(), StoreError> {
+    let Some(address) = server.allocation.api_address() else { return Ok(()) };
+    let advertise = server.settings.advertise;
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": address.to_string(),
+            "clusterIPs": [address.to_string()],
+            "internalTrafficPolicy": "Cluster",
+            "ipFamilies": [family],
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
+            "sessionAffinity": "None",
+            "type": "ClusterIP",
+        },
+        "status": {"loadBalancer": {}},
+    });
+    ensure(server, "", "services", "default", "kubernetes", service, false).await?;
+    let ip = advertise.ip().to_string();
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": ip}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}]}],
+    });
+    ensure(server, "", "endpoints", "default", "kubernetes", endpoints, true).await?;
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+    });
+    ensure(server, "discovery.k8s.io", "endpointslices", "default", "kubernetes", slice, true).await
+}
+
+/// Creates the object if it is missing; `upkeep` also replaces it when it says something else.
+async fn ensure(
+    server: &Arc<ApiServer>,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    name: &str,
+    mut wanted: Value,
+    upkeep: bool,
+) -> Result<(), StoreError> {
+    let catalog = server.catalog();
+    let Some(resource) = catalog.stored(group, plural) else { return Ok(()) };
+    let key = resource.key(namespace, name);
+    let current = server.store.get(&key);
+    let precondition = match &current {
+        Some(_) if !upkeep => return Ok(()),
+        Some(current) => {
+            let own: Value = serde_json::from_slice(&current.json).unwrap_or_default();
+            let fields = wanted.as_object().into_iter().flatten();
+            if fields.filter(|(key, _)| *key != "metadata").all(|(key, value)| own.get(key) == Some(value)) {
+                return Ok(());
+            }
+            for field in ["uid", "creationTimestamp", "generation"] {
+                if let Some(value) = own.pointer(&format!("/metadata/{field}")) {
+                    wanted["metadata"][field] = value.clone();
+                }
+            }
+            Precondition::Revision(current.modified)
+        }
+        None => {
+            let metadata = object::metadata_mut(&mut wanted);
+            metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+            metadata.insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
+            if resource.def.generation != api::Generation::None {
+                metadata.insert("generation".into(), 1.into());
+            }
+            Precondition::Absent
+        }
+    };
+    let value = Some(object::draft(resource, &wanted));
+    match server.store.write(Write { key, precondition, value, last: None }).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => {
+            server.after_write(resource, None, Some(&wanted));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,61 @@
+//! `/healthz`, `/livez`, `/readyz`, whole and check by check.
+
+use std::sync::atomic::Ordering;
+
+use http::Response;
+use serve::Body;
+
+use crate::answer;
+use crate::query::Query;
+use crate::server::ApiServer;
+
+/// Outcome of a check: its name and, if it failed, why.
+type Outcome = (&'static str, Option<String>);
+
+fn checks(server: &ApiServer, endpoint: &str) -> Vec<Outcome> {
+    let store = server.store_failure();
+    let booted = server.bootstrapped.load(Ordering::Acquire);
+    let mut outcomes = vec![("ping", None), ("log", None), ("etcd", store.clone())];
+    if endpoint == "readyz" {
+        outcomes.push(("etcd-readiness", store));
+        outcomes.push(("informer-sync", None));
+    }
+    let hook = |done: bool| (!done).then(|| "not finished".to_string());
+    outcomes.push(("poststarthook/start-system-namespaces-controller", hook(booted)));
+    outcomes.push(("poststarthook/bootstrap-controller", hook(booted)));
+    outcomes.push(("poststarthook/crd-informer-synced", hook(booted)));
+    if endpoint == "readyz" {
+        let stopping = *server.stopping().borrow();
+        outcomes.push(("shutdown", stopping.then(|| "process is shutting down".to_string())));
+    }
+    outcomes
+}
+
+/// Answers one of the three endpoints, or one check below it.
+pub fn answer(server: &ApiServer, endpoint: &str, check: &[&str], query: &Query) -> Response<Body> {
+    let mut outcomes = checks(server, endpoint);
+    if !check.is_empty() {
+        let name = check.join("/");
+        return match outcomes.iter().find(|(own, _)| *own == name) {
+            None => answer::text(404, "404 page not found\n"),
+            Some((_, None)) => answer::text(200, "ok"),
+            Some((_, Some(cause))) => answer::text(500, format!("internal server error: {cause}\n")),
+        };
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    outcomes.retain(|(name, _)| !excluded.contains(name));
+    let failed = outcomes.iter().any(|(_, cause)| cause.is_some());
+    if !failed && !query.flag("verbose") && query.get("verbose").is_none() {
+        return answer::text(200, "ok");
+    }
+    let mut text = String::new();
+    for (name, cause) in &outcomes {
+        match cause {
+            None => text.push_str(&format!("[+]{name} ok\n")),
+            Some(_) => text.push_str(&format!("[-]{name} failed: reason withheld\n")),
+        }
+    }
+    let (code, verdict) = if failed { (500, "failed") } else { (200, "passed") };
+    text.push_str(&format!("{endpoint} check {verdict}\n"));
+    answer::text(code, text)
+}

@@ -1,0 +1,256 @@
+//! Starting and ending a server: certificates, store, listener, admin kubeconfig.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{Request, Response};
+use serve::pki::{self, Authority, Pair, PkiError, Subject};
+use serve::{Body, Handler, Limits, Peer, ServerTls, TlsError};
+use store::{Embedded, Store, StoreError};
+use tokio::net::TcpListener;
+
+use crate::authenticate::{Identity, certificate_identity};
+use crate::config::{Config, StoreChoice};
+use crate::connect::KubeletAccess;
+use crate::server::{ApiServer, Settings};
+
+/// How long open requests may take when the server ends.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often certificates are looked at for renewal.
+const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory or file of the data directory.
+    #[error("prepare {path}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Certificates.
+    #[error("prepare certificates")]
+    Pki(#[from] PkiError),
+    /// TLS.
+    #[error("prepare TLS")]
+    Tls(#[from] TlsError),
+    /// The address.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("open store")]
+    Store(#[from] StoreError),
+}
+
+/// A server at work.
+pub struct Running {
+    /// The bound address.
+    pub address: SocketAddr,
+    /// The file with the administrator's access.
+    pub admin_kubeconfig: PathBuf,
+    /// The server, for callers in this process.
+    pub server: Arc<ApiServer>,
+    listener: serve::Running,
+    background: Vec<tokio::task::JoinHandle<()>>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+impl Running {
+    /// Lets open requests end, ends watches, and closes the store.
+    pub async fn shutdown(self) {
+        self.server.stop();
+        self.listener.shutdown(GRACE).await;
+        for task in self.background {
+            task.abort();
+        }
+        if let Some(embedded) = self.embedded {
+            embedded.close();
+        }
+    }
+}
+
+impl ApiServer {
+    /// Starts a server. It answers when this returns.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let pki_dir = config.data_dir.join("pki");
+        make_dir(&pki_dir)?;
+        let bound = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address =
+            bound.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let advertise = config.advertise.unwrap_or_else(|| reachable(address));
+        let authority = Authority::load_or_generate(&pki_dir, "ca", "kubernetes-ca")?;
+        let serving = serving_subject(&config, address, advertise);
+        let pair = authority.maintain(&pki_dir, "apiserver", &serving)?;
+        let kubelet_client = Subject::client("kube-apiserver-kubelet-client", [crate::authenticate::MASTERS]);
+        let kubelet = authority.maintain(&pki_dir, "apiserver-kubelet-client", &kubelet_client)?;
+        let tls = ServerTls::new(&pair.certificate, &pair.key, authority.certificate())?;
+        let (store, embedded) = open_store(&config).await?;
+        let settings = Settings {
+            advertise,
+            service_cidrs: config.service_cidrs.clone(),
+            node_ports: config.node_ports,
+            kubelet: Some(KubeletAccess {
+                authorities: authority.certificate().to_string(),
+                certificate: kubelet.certificate,
+                key: kubelet.key,
+            }),
+        };
+        let server = ApiServer::new(store, settings);
+        crate::bootstrap::run(&server).await?;
+        let admin = authority.maintain(
+            &pki_dir,
+            "admin",
+            &Subject::client("kubernetes-admin", [crate::authenticate::MASTERS]),
+        )?;
+        let admin_kubeconfig = config.data_dir.join("admin.kubeconfig");
+        let text = kubeconfig(&config.cluster_name, reachable(address), authority.certificate(), &admin);
+        pki::replace_file(&admin_kubeconfig, text.as_bytes(), 0o600)?;
+        let front = Arc::new(Front { server: server.clone(), tls: tls.clone() });
+        let listener = serve::serve(bound, Some(tls.clone()), Limits::default(), front)
+            .map_err(|source| StartError::Listen { address, source })?;
+        let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
+        Ok(Running { address, admin_kubeconfig, server, listener, background: vec![renewal], embedded })
+    }
+
+    /// Why the store does not take writes, if it does not.
+    pub fn store_failure(&self) -> Option<String> {
+        None
+    }
+}
+
+async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Embedded>>), StartError> {
+    match &config.store {
+        StoreChoice::Embedded => {
+            let directory = config.data_dir.join("store");
+            let opened = Embedded::open(&directory, store::Options::default())?;
+            Ok((opened.clone(), Some(opened)))
+        }
+        StoreChoice::Etcd(urls) => {
+            let unavailable =
+                format!("the etcd store at {} is not built into this server yet", urls.join(","));
+            Err(StartError::Store(StoreError::Unavailable(unavailable)))
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StartError::Directory { path: path.display().to_string(), source })
+}
+
+/// The address under which this machine reaches a listener.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip().is_unspecified() {
+        true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
+        false => address,
+    }
+}
+
+fn serving_subject(config: &Config, address: SocketAddr, advertise: SocketAddr) -> Subject {
+    let mut dns: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut ips: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    ips.extend(config.service_cidrs.first().map(|cidr| cidr.address(1)));
+    for ip in [address.ip(), advertise.ip()] {
+        if !ips.contains(&ip) && !ip.is_unspecified() {
+            ips.push(ip);
+        }
+    }
+    for name in &config.names {
+        match name.parse::<IpAddr>() {
+            Ok(ip) if !ips.contains(&ip) => ips.push(ip),
+            Ok(_) => {}
+            Err(_) => dns.push(name.clone()),
+        }
+    }
+    Subject::server("kube-apiserver", dns, ips)
+}
+
+async fn renew(authority: Authority, directory: PathBuf, subject: Subject, tls: ServerTls) {
+    loop {
+        tokio::time::sleep(RENEWAL_EVERY).await;
+        match authority.maintain(&directory, "apiserver", &subject) {
+            Ok(pair) => {
+                if let Err(cause) = tls.replace(&pair.certificate, &pair.key) {
+                    tracing::error!(%cause, "use renewed serving certificate");
+                }
+            }
+            Err(cause) => tracing::error!(%cause, "renew serving certificate"),
+        }
+    }
+}
+
+/// A kubeconfig with everything inside.
+pub fn kubeconfig(cluster: &str, address: SocketAddr, authority: &str, pair: &Pair) -> String {
+    let encode = |text: &str| STANDARD.encode(text);
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: {cluster}\n  cluster:\n    server: https://{address}\n    certificate-authority-data: {}\nusers:\n- name: {cluster}-admin\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\ncontexts:\n- name: {cluster}\n  context:\n    cluster: {cluster}\n    user: {cluster}-admin\ncurrent-context: {cluster}\n",
+        encode(authority),
+        encode(&pair.certificate),
+        encode(&pair.key),
+    )
+}
+
+/// The server as connections see it.
+struct Front {
+    server: Arc<ApiServer>,
+    tls: ServerTls,
+}
+
+/// What a connection's certificate proves.
+struct Session {
+    identity: Option<Arc<Identity>>,
+    refused: bool,
+}
+
+impl Handler for Front {
+    type Session = Session;
+
+    fn open(&self, peer: Peer) -> Session {
+        let Some(leaf) = peer.certificates.first() else { return Session { identity: None, refused: false } };
+        match self.tls.verify_client(&peer.certificates) {
+            Ok(()) => {
+                let identity = certificate_identity(leaf).map(Arc::new);
+                Session { refused: identity.is_none(), identity }
+            }
+            Err(cause) => {
+                tracing::debug!(address = %peer.address, %cause, "client certificate refused");
+                Session { identity: None, refused: true }
+            }
+        }
+    }
+
+    async fn handle(self: Arc<Self>, session: Arc<Session>, request: Request<Body>) -> Response<Body> {
+        if session.refused && !request.headers().contains_key(http::header::AUTHORIZATION) {
+            let status = crate::status::Status::unauthorized();
+            return crate::answer::status(&status, crate::negotiate::Format::Json);
+        }
+        self.server.handle_remote(session.identity.as_ref(), request).await
+    }
+}
