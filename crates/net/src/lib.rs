@@ -1,7 +1,9 @@
 //! Kernel networking: netlink, nftables and the DNS socket.
 
+pub mod announce;
 pub mod conntrack;
 pub mod dns;
+pub mod ingress;
 pub mod localnode;
 pub mod netlink;
 pub mod netns;

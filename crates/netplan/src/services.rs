@@ -297,7 +297,8 @@ pub fn compile(service: &Service, slices: &[&EndpointSlice], node: &NodeFacts) -
     if spec.type_.as_deref() == Some("ExternalName") || cluster_ips.is_empty() {
         return plan;
     }
-    for ip in &cluster_ips {
+    // Ports of these addresses that no Service has are refused instead of reaching the node.
+    for ip in cluster_ips.iter().chain(&balancer_ips(service, spec)) {
         plan.part.elements.push(Element {
             set: set_name("ips", Family::of(*ip)).into(),
             key: KeyBuilder::new().ip(*ip).done(),

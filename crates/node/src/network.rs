@@ -1,6 +1,7 @@
 //! What the kubelet needs of the pod network.
 
 pub mod fabric;
+mod edge;
 mod follow;
 
 use std::net::IpAddr;

@@ -26,7 +26,7 @@ use netplan::table::Table;
 use netplan::{Cidr, Family};
 use tokio::sync::{Mutex, watch};
 
-use super::{PodNetwork, follow};
+use super::{PodNetwork, edge, follow};
 
 /// How the node's network is set up.
 #[derive(Debug, Clone)]
@@ -53,6 +53,10 @@ pub struct NetworkOptions {
     pub service_cidrs: Vec<Cidr>,
     /// Largest packet of pods.
     pub mtu: u32,
+    /// Addresses for Services of type LoadBalancer; none leaves them to somebody else.
+    pub load_balancers: Option<Cidr>,
+    /// Where the ingress proxy listens for HTTP and for HTTPS; none runs no proxy.
+    pub ingress: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl NetworkOptions {
@@ -70,6 +74,8 @@ impl NetworkOptions {
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             mtu: 1450,
+            load_balancers: None,
+            ingress: None,
         }
     }
 }
@@ -86,6 +92,9 @@ pub enum NetworkError {
     /// The DNS server cannot listen.
     #[error("start the cluster DNS")]
     Dns(#[from] net::dns::DnsError),
+    /// The ingress proxy cannot listen.
+    #[error("start the ingress")]
+    Ingress(#[from] net::ingress::IngressError),
     /// The remembered addresses cannot be read.
     #[error("read the addresses of pods from {path}; delete the file if no pods run")]
     State {
@@ -116,6 +125,8 @@ pub struct Fabric {
     pub(super) services: Cache<Service>,
     pub(super) slices: Cache<EndpointSlice>,
     pub(super) nodes: Cache<Node>,
+    pub(super) client: Client,
+    pub(super) ingress: std::sync::Mutex<Option<net::ingress::Ingress>>,
     dns: SocketAddr,
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -159,13 +170,15 @@ impl Fabric {
             names,
             services: Cache::builder(client.clone()).start(),
             slices: Cache::builder(client.clone()).index(BY_SERVICE, slice_service).start(),
-            nodes: Cache::builder(client).start(),
+            nodes: Cache::builder(client.clone()).start(),
+            client,
+            ingress: std::sync::Mutex::default(),
             dns,
             tasks: std::sync::Mutex::default(),
             options,
         });
         fabric.write_base().await;
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(follow::services(Arc::downgrade(&fabric))),
             tokio::spawn(follow::nodes(Arc::downgrade(&fabric))),
             tokio::spawn(async move {
@@ -173,6 +186,16 @@ impl Fabric {
                 std::future::pending::<()>().await;
             }),
         ];
+        if let Some(pool) = fabric.options.load_balancers {
+            tasks.push(tokio::spawn(edge::balancers(Arc::downgrade(&fabric), pool)));
+        }
+        if let Some((http, https)) = fabric.options.ingress {
+            let mut proxy = net::ingress::Ingress::new();
+            proxy.listen_http(http).await?;
+            proxy.listen_https(https).await?;
+            *fabric.ingress.lock().unwrap_or_else(PoisonError::into_inner) = Some(proxy);
+            tasks.push(tokio::spawn(edge::ingress(Arc::downgrade(&fabric))));
+        }
         *fabric.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         Ok(fabric)
     }
