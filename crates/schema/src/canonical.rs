@@ -202,23 +202,28 @@ fn object(object: &Object, map: &mut Map<String, Value>, at: &At<'_>) -> Result<
     if object.module.is_empty() {
         return custom(object, map, at);
     }
-    map.retain(|name, value| !value.is_null() && object.index(name).is_some());
-    for field in &object.fields {
+    let mut wrong = None;
+    map.retain(|name, value| {
+        let Some(field) = object.field(name).filter(|_| !value.is_null() && wrong.is_none()) else {
+            return false;
+        };
         let here = At { owner: &field.owner, up: Some(at), name: &field.name };
-        match map.get_mut(field.name.as_ref()) {
-            Some(value) => {
-                walk(&field.schema, value, &here)?;
-                if drops(field, value) {
-                    map.remove(field.name.as_ref());
-                } else if is_empty_list(field, value) {
-                    *value = Value::Null;
-                }
-            }
-            None => {
-                if let Some(value) = absent(field) {
-                    map.insert(field.name.to_string(), value);
-                }
-            }
+        if let Err(e) = walk(&field.schema, value, &here) {
+            wrong = Some(e);
+        }
+        if is_empty_list(field, value) {
+            *value = Value::Null;
+        }
+        !drops(field, value)
+    });
+    if let Some(error) = wrong {
+        return Err(error);
+    }
+    for field in object.written.iter().map(|i| &object.fields[*i as usize]) {
+        if !map.contains_key(field.name.as_ref())
+            && let Some(value) = absent(field)
+        {
+            map.insert(field.name.to_string(), value);
         }
     }
     Ok(())
@@ -276,20 +281,9 @@ fn is_zero(value: &Value) -> bool {
 /// What is written for a field that is not there.
 fn absent(field: &Field) -> Option<Value> {
     match field.emit {
-        Emit::OmitZero => None,
+        _ if !field.is_always_written() => None,
         Emit::Keep if field.pointer => Some(Value::Null),
-        Emit::Keep => Some(zero(&field.schema)),
-        Emit::OmitEmpty if field.pointer => None,
-        Emit::OmitEmpty => match field.schema.ty {
-            // Structs cannot be empty in Go.
-            Type::Object(_)
-            | Type::Time
-            | Type::MicroTime
-            | Type::Quantity
-            | Type::IntOrString
-            | Type::Raw => Some(zero(&field.schema)),
-            _ => None,
-        },
+        _ => Some(zero(&field.schema)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Works on canonical values. For a field whose absence is its zero value, zero counts as absent. Custom resources get
 //! the defaults of their schema for absent fields and for nulls that are not allowed; such nulls without default go.
 
+use std::collections::HashSet;
+
 use base::quantity::Quantity;
 use serde_json::{Map, Value};
 
@@ -46,7 +48,33 @@ fn round_up(text: &mut String) {
     }
 }
 
+/// Whether anything at or below an object type has a default. Types of CRDs always count as having some.
+fn has_defaults(object: &Object) -> bool {
+    *object.defaults_below.get_or_init(|| {
+        let mut seen = HashSet::new();
+        finds_default(object, &mut seen)
+    })
+}
+
+fn finds_default(object: &Object, seen: &mut HashSet<String>) -> bool {
+    fn below(schema: &Schema, seen: &mut HashSet<String>) -> bool {
+        match &schema.ty {
+            // Maps of quantities are rounded.
+            Type::Quantity => true,
+            Type::List(item) | Type::Map(item) => below(item, seen),
+            Type::Object(o) => seen.insert(o.name().to_string()) && finds_default(o.get(), seen),
+            _ => false,
+        }
+    }
+    object.module.is_empty()
+        || object.hook.is_some()
+        || object.fields.iter().any(|f| f.schema.default().is_some() || below(&f.schema, seen))
+}
+
 fn object(object: &Object, map: &mut Map<String, Value>) {
+    if !has_defaults(object) {
+        return;
+    }
     let custom = object.module.is_empty();
     for field in &object.fields {
         if let Some(value) = field.schema.default()

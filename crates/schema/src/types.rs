@@ -224,7 +224,27 @@ pub struct Object {
     pub root: bool,
     /// Conditional defaults.
     pub hook: Option<Hook>,
+    /// Fields that have a canonical value even when absent.
+    pub(crate) written: Box<[u16]>,
+    /// Whether anything below has a default.
+    pub(crate) defaults_below: OnceLock<bool>,
     by_name: Box<[u16]>,
+}
+
+impl Field {
+    /// Whether the canonical form has the field even when it is absent.
+    pub(crate) fn is_always_written(&self) -> bool {
+        // Structs cannot be empty in Go.
+        let structure = matches!(
+            self.schema.ty,
+            Type::Object(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Raw
+        );
+        match self.emit {
+            Emit::OmitZero => false,
+            Emit::Keep => true,
+            Emit::OmitEmpty => structure && !self.pointer,
+        }
+    }
 }
 
 impl Object {
@@ -236,9 +256,13 @@ impl Object {
         wire.sort_by_key(|(tag, _)| *tag);
         let mut by_name: Vec<u16> = (0..fields.len().min(u16::MAX as usize) as u16).collect();
         by_name.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        let written =
+            (0..fields.len()).filter(|i| fields[*i].is_always_written()).map(|i| i as u16).collect();
         Object {
             name,
             module,
+            written,
+            defaults_below: OnceLock::new(),
             fields,
             wire: wire.into_iter().map(|(_, w)| w).collect(),
             atomic: false,

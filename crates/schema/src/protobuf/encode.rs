@@ -135,10 +135,26 @@ fn envelope(out: &mut Back, api_version: &str, kind: &str, raw: impl FnOnce(&mut
     out.put(PREFIX);
 }
 
+/// Objects with more fields look their values up one by one.
+const SLOTS: usize = 64;
+
 fn object(out: &mut Back, object: &Object, map: Option<&Map<String, Value>>) {
+    // A value has few of its type's fields: finding the field of each entry is cheaper than the entry of each field.
+    let mut slots = [None; SLOTS];
+    let slotted = object.fields.len() <= SLOTS;
+    for (name, value) in map.into_iter().flatten().filter(|(_, v)| slotted && !v.is_null()) {
+        if let Some(i) = object.index(name) {
+            slots[i] = Some(value);
+        }
+    }
     for wire in object.wire.iter().rev() {
         match wire {
-            Wire::Field(i) => field(out, &object.fields[*i], map),
+            Wire::Field(i) if slotted => field(out, &object.fields[*i], slots[*i]),
+            Wire::Field(i) => {
+                let of = &object.fields[*i];
+                let value = map.and_then(|m| m.get(of.name.as_ref())).filter(|v| !v.is_null());
+                field(out, of, value);
+            }
             Wire::Inline(tag, inner) => {
                 let end = out.len();
                 self::object(out, inner, map);
@@ -148,8 +164,7 @@ fn object(out: &mut Back, object: &Object, map: Option<&Map<String, Value>>) {
     }
 }
 
-fn field(out: &mut Back, field: &Field, map: Option<&Map<String, Value>>) {
-    let value = map.and_then(|m| m.get(field.name.as_ref())).filter(|v| !v.is_null());
+fn field(out: &mut Back, field: &Field, value: Option<&Value>) {
     match (&field.schema.ty, value) {
         (Type::List(item), Some(Value::Array(items))) => {
             for v in items.iter().rev() {
