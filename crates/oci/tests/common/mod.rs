@@ -1,0 +1,173 @@
+//! A supervisor of its own for each test, with a busybox image, and cleaning up whatever happens.
+
+use oci::config::*;
+use oci::images::{Binary, ProcessConfig};
+use oci::runtime::Runtime;
+use oci::{Embedded, cgroup::Cgroups};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+pub const IMAGE: &str = "localhost/busybox:1";
+
+pub struct Rig {
+    pub dir: PathBuf,
+    pub parent: String,
+    pub supervisor: Child,
+    pub embedded: Embedded,
+    pub runtime: Arc<dyn Runtime>,
+}
+
+/// The static busybox of Debian, which `.ci/run` fetches.
+pub fn busybox() -> PathBuf {
+    let named = std::env::var_os("KUTTER_BUSYBOX").map(PathBuf::from);
+    let known = ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/kutter/busybox"].map(PathBuf::from);
+    let cached = std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/kutter-ci/busybox/bin/busybox"));
+    let mut all = named.into_iter().chain(cached).chain(known);
+    all.find(|p| p.exists()).expect("no busybox: run .ci/run once or set KUTTER_BUSYBOX to a static busybox")
+}
+
+pub fn busybox_image(name: &str) -> Binary {
+    let applets = "sh ls cat echo id true false sleep touch mkdir rm stat mount hostname env pwd ps head tail \
+        wc dd grep tr nc kill trap date seq ip mknod readlink test sort yes chmod umount unshare stty expr cut";
+    let links = applets.split_whitespace().map(|a| (format!("/bin/{a}").into(), "/bin/busybox".into()));
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv:/bin/sh\n";
+    let group = "root:x:0:\nweb:x:102:\ntape:x:26:web\n";
+    Binary {
+        name: name.into(),
+        source: busybox(),
+        target: "/bin/busybox".into(),
+        links: links.collect(),
+        files: vec![("/etc/passwd".into(), passwd.into()), ("/etc/group".into(), group.into())],
+        config: ProcessConfig { cmd: vec!["sh".into()], ..ProcessConfig::default() },
+    }
+}
+
+pub fn spawn_supervisor(dir: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oci-supervisor"));
+    command.arg(dir).spawn().expect("supervisor starts")
+}
+
+pub async fn connect(dir: &Path) -> Embedded {
+    for _ in 0..500 {
+        if let Ok(runtime) = Embedded::connect(dir).await {
+            return runtime;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    Embedded::connect(dir).await.expect("supervisor answers")
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        let made = tempfile::Builder::new().prefix("kutter-oci-").tempdir().expect("temp dir");
+        let dir = made.keep();
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let supervisor = spawn_supervisor(&dir);
+        let embedded = connect(&dir).await;
+        let rig = Self {
+            parent: format!("/{name}"),
+            supervisor,
+            runtime: Arc::new(embedded.clone()),
+            embedded,
+            dir,
+        };
+        rig.embedded.images().from_binary(&busybox_image(IMAGE)).expect("image");
+        rig
+    }
+
+    pub fn sandbox_config(&self, name: &str) -> SandboxConfig {
+        SandboxConfig {
+            metadata: SandboxMetadata {
+                name: name.into(),
+                uid: format!("uid-{name}"),
+                namespace: "default".into(),
+                attempt: 0,
+            },
+            hostname: name.into(),
+            log_directory: self.dir.join("logs"),
+            cgroup_parent: format!("{}/pod-{name}", self.parent),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            ..SandboxConfig::default()
+        }
+    }
+
+    pub async fn sandbox(&self, name: &str) -> String {
+        self.runtime.run_sandbox(self.sandbox_config(name)).await.expect("sandbox").id
+    }
+
+    /// Runs a container to its end; answers with exit code and log without times.
+    pub async fn finish(&self, sandbox: &str, config: ContainerConfig) -> (i32, String) {
+        let mut events = self.runtime.events().await.expect("events");
+        let id = self.runtime.create_container(sandbox, config).await.expect("create");
+        self.runtime.start_container(&id).await.expect("start");
+        loop {
+            let event = events.recv().await.expect("event");
+            if event.container == id && event.kind == oci::state::EventKind::Exited {
+                break;
+            }
+        }
+        let status = self.runtime.container_status(&id).await.expect("status");
+        (status.exit_code, self.log(&status.log_path))
+    }
+
+    pub fn log(&self, path: &Path) -> String {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).map(|l| format!("{l}\n")).collect()
+    }
+}
+
+/// A shell script in the test image.
+pub fn script(name: &str, text: &str) -> ContainerConfig {
+    ContainerConfig {
+        name: name.into(),
+        image: IMAGE.into(),
+        command: vec!["/bin/sh".into(), "-c".into(), text.into()],
+        log_path: format!("{name}.log"),
+        security: SecurityContext {
+            masked_paths: DEFAULT_MASKED_PATHS.iter().map(|s| (*s).to_owned()).collect(),
+            readonly_paths: DEFAULT_READONLY_PATHS.iter().map(|s| (*s).to_owned()).collect(),
+            ..SecurityContext::default()
+        },
+        ..ContainerConfig::default()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let cgroups = Cgroups::detect().unwrap_or_default();
+        // Nothing new starts once the supervisor is gone; what still runs is in the cgroup.
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        for _ in 0..100 {
+            cgroups.kill(&self.parent);
+            for root in cgroups.v1.iter().map(|(_, p)| p).chain(&cgroups.v2).take(1) {
+                kill_below(&cgroups, root, &self.parent);
+            }
+            if cgroups.remove(&self.parent) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let below = mounts
+            .lines()
+            .filter_map(|l| l.split(' ').nth(4))
+            .filter(|p| Path::new(p).starts_with(&self.dir));
+        for point in below.collect::<Vec<_>>().into_iter().rev() {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn kill_below(cgroups: &Cgroups, root: &Path, path: &str) {
+    let dir = root.join(path.trim_start_matches('/'));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            let below = format!("{path}/{}", entry.file_name().to_string_lossy());
+            cgroups.kill(&below);
+            kill_below(cgroups, root, &below);
+        }
+    }
+}
