@@ -28,6 +28,9 @@ enum Command {
     Controllers(roles::controllers::Args),
     /// Run the scheduler alone, against any API server
     Scheduler(roles::scheduler::Args),
+    /// Own the containers of one node
+    #[command(hide = true)]
+    Supervisor(roles::supervisor::Args),
     /// Print the version
     Version,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Apiserver(args) => roles::apiserver::run(args),
         Command::Controllers(args) => roles::controllers::run(args),
         Command::Scheduler(args) => roles::scheduler::run(args),
+        Command::Supervisor(args) => roles::supervisor::run(args),
         Command::Version => {
             println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod controllers;
 pub mod scheduler;
+pub mod supervisor;
 
 /// What a role may end with; printed once, with its chain of causes.
 pub type RoleError = Box<dyn std::error::Error + Send + Sync>;

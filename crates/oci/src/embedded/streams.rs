@@ -142,7 +142,9 @@ async fn exec_terminal(layout: &Layout, request: &Request, want: &StreamOptions)
         .map_err(|e| Error::Failed(format!("make socket: {e}")))?;
     let mut call = Call::new(layout, request, &[&theirs]).await?;
     drop(theirs);
-    let ours = AsyncFd::register(ours).map_err(failed("wait for terminal"))?;
+    // SAFETY: the descriptor is owned by what is registered and stays open as long as it.
+    let ours =
+        unsafe { AsyncFd::register(ours) }.map_err(|e| failed("wait for terminal")(e.into_parts().1))?;
     let mut fds = vec![];
     let came =
         ours.async_io(Interest::READABLE, |fd| sys::receive_with_fds(fd.as_fd(), &mut [0; 1], &mut fds));
@@ -216,7 +218,10 @@ impl Terminal {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|e| Error::Failed(format!("prepare stream: {e}")))?;
-        Ok(Self { fd: Arc::new(AsyncFd::register(fd).map_err(failed("watch stream"))?) })
+        // SAFETY: the descriptor is owned by what is registered and stays open as long as it.
+        let registered =
+            unsafe { AsyncFd::register(fd) }.map_err(|e| failed("watch stream")(e.into_parts().1))?;
+        Ok(Self { fd: Arc::new(registered) })
     }
 
     fn size(&self, size: TerminalSize) {
