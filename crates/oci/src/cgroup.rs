@@ -169,7 +169,8 @@ impl Cgroups {
     /// Removes the group everywhere, deepest first; true when nothing of it is left.
     pub fn remove(&self, path: &str) -> bool {
         // Plain iteration: every hierarchy must be tried.
-        self.roots().map(|root| remove_tree(&join(root, path))).fold(true, |all, one| all && one)
+        let left = self.roots().filter(|root| !remove_tree(&join(root, path))).count();
+        left == 0
     }
 
     /// Use of CPU.
