@@ -1,7 +1,7 @@
 //! Built-in types by name, compiled from the fact files on first use and kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use schema::facts::parse_block;
 use schema::{Object, ObjectRef, Schema, Type};
@@ -9,7 +9,13 @@ use schema::{Object, ObjectRef, Schema, Type};
 struct Module {
     name: &'static str,
     text: &'static str,
-    blocks: OnceLock<HashMap<&'static str, &'static str>>,
+    blocks: OnceLock<HashMap<&'static str, Block>>,
+}
+
+/// A type's text and, once it was asked for, the type. `None` in the cell: the text is malformed.
+struct Block {
+    text: &'static str,
+    compiled: OnceLock<Option<Arc<Object>>>,
 }
 
 impl Module {
@@ -17,10 +23,11 @@ impl Module {
         Module { name, text, blocks: OnceLock::new() }
     }
 
-    fn blocks(&self) -> &HashMap<&'static str, &'static str> {
+    fn blocks(&self) -> &HashMap<&'static str, Block> {
         self.blocks.get_or_init(|| {
-            let blocks = self.text.split("\n\n").map(str::trim_end).filter(|b| !b.starts_with('#'));
-            blocks.map(|b| (b.split([' ', '\n']).next().unwrap_or(""), b)).collect()
+            let texts = self.text.split("\n\n").map(str::trim_end).filter(|b| !b.starts_with('#'));
+            let block = |text: &'static str| Block { text, compiled: OnceLock::new() };
+            texts.map(|text| (text.split([' ', '\n']).next().unwrap_or(""), block(text))).collect()
         })
     }
 }
@@ -54,23 +61,19 @@ static MODULES: [Module; 26] = [
     Module::new("storage_v1", include_str!("../facts/storage_v1.facts")),
 ];
 
-static COMPILED: RwLock<Option<HashMap<String, Arc<Object>>>> = RwLock::new(None);
-
 /// The object type of this full name, such as `core_v1.PodSpec`.
 pub fn object(name: &str) -> Option<Arc<Object>> {
-    let known = COMPILED.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known.as_ref().and_then(|m| m.get(name)) {
-        return Some(found.clone());
-    }
-    drop(known);
     let (module, ty) = name.split_once('.')?;
     let module = MODULES.iter().find(|m| m.name == module)?;
-    let parsed = parse_block(module.name, module.blocks().get(ty)?, object);
-    let mut parsed = parsed.inspect_err(|e| debug_assert!(false, "{e}")).ok()?;
-    parsed.hook = crate::defaults::hook(name);
-    let mut known = COMPILED.write().unwrap_or_else(PoisonError::into_inner);
-    let map = known.get_or_insert_with(HashMap::new);
-    Some(map.entry(name.to_string()).or_insert_with(|| Arc::new(parsed)).clone())
+    let block = module.blocks().get(ty)?;
+    let compile = || {
+        let parsed = parse_block(module.name, block.text, object);
+        let mut parsed = parsed.inspect_err(|e| debug_assert!(false, "{e}")).ok()?;
+        parsed.hook = crate::defaults::hook(name);
+        Some(Arc::new(parsed))
+    };
+    // Types inline others, never themselves, so the cells are initialized without a cycle.
+    block.compiled.get_or_init(compile).clone()
 }
 
 /// The schema of a built-in type by full name, such as `core_v1.Pod`.

@@ -41,7 +41,7 @@ const IMPURE: &[&str] = &[
     "static mut",
     "Mutex<",
     "RwLock<",
-    "Atomic",
+    "sync::atomic",
 ];
 
 /// A file longer than this needs a line `//! Long because …` in its header.
