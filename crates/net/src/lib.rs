@@ -1,6 +1,7 @@
-//! Kernel networking: netlink, nftables and the DNS socket.
+//! Kernel networking: netlink, nftables, the DNS server and the ingress proxy.
 
 pub mod announce;
+pub mod cleanup;
 pub mod conntrack;
 pub mod dns;
 pub mod ingress;

@@ -59,6 +59,12 @@ pub fn link_name(uid: &str) -> String {
     format!("{PREFIX}{:013x}", fnv(uid) >> 12)
 }
 
+/// Whether a link is the host's end of a pod's.
+pub fn is_pod_link(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == 13 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 fn fnv(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -157,7 +163,7 @@ pub fn sweep(host: &Socket, keep: &[&str]) -> Result<usize, PodNetError> {
     let mut b = Buffer::new();
     let mut count = 0;
     for l in route::links(host)? {
-        if l.name.len() == 15 && l.name.starts_with(PREFIX) && !keep.contains(&l.name) {
+        if is_pod_link(&l.name) && !keep.contains(&l.name) {
             route::delete_link(&mut b, l.index);
             count += 1;
         }

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod endpoints;
 pub mod ipam;
 pub mod pods;
+pub mod policy;
 pub mod routes;
 pub mod ruleset;
 pub mod services;

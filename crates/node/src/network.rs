@@ -3,6 +3,7 @@
 pub mod fabric;
 mod edge;
 mod follow;
+mod guard;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -30,4 +30,15 @@ fn an_address_moves_between_nodes_and_answers() {
     let all = node.ns.run(|| net::route::addresses(&node.kernel.route)).unwrap();
     assert!(all.iter().all(|(_, ip, _)| ip.to_string() != "172.31.7.200"));
     assert!(all.iter().any(|(_, ip, _)| ip.to_string() == "172.31.7.2"));
+    set(&["172.31.7.200"]);
+    // Nothing is left but what was there before.
+    let links = node.ns.run(|| {
+        net::cleanup::node(&[pool]).unwrap();
+        net::cleanup::node(&[pool]).unwrap();
+        net::route::links(&node.kernel.route).unwrap()
+    });
+    assert!(links.iter().all(|l| !net::pod::is_pod_link(&l.name)));
+    let all = node.ns.run(|| net::route::addresses(&node.kernel.route)).unwrap();
+    assert!(all.iter().all(|(_, ip, _)| ip.to_string() != "172.31.7.200"));
+    assert!(machine.tcp("172.31.7.2:80").unwrap_err().contains("refused"));
 }

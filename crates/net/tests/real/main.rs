@@ -5,4 +5,6 @@ mod edge;
 mod ingress;
 mod lab;
 mod overlay;
+mod policy;
 mod services;
+mod size;

@@ -12,6 +12,7 @@ use client::{Cache, Client};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use net::cleanup::DNS_ADDRESS;
 use net::dns::{DnsServer, SharedIndex, Upstream};
 use net::overlay::{self, Mode};
 use net::pod::{self, PodLink};
@@ -26,7 +27,7 @@ use netplan::table::Table;
 use netplan::{Cidr, Family};
 use tokio::sync::{Mutex, watch};
 
-use super::{PodNetwork, edge, follow};
+use super::{PodNetwork, edge, follow, guard};
 
 /// How the node's network is set up.
 #[derive(Debug, Clone)]
@@ -131,8 +132,6 @@ pub struct Fabric {
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
-/// The address on which the node's DNS server listens; it never leaves the node.
-const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// How long a pod waits for the node to get its podCIDR.
 const RANGE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -181,6 +180,7 @@ impl Fabric {
         let mut tasks = vec![
             tokio::spawn(follow::services(Arc::downgrade(&fabric))),
             tokio::spawn(follow::nodes(Arc::downgrade(&fabric))),
+            tokio::spawn(guard::policies(Arc::downgrade(&fabric))),
             tokio::spawn(async move {
                 let _server = server;
                 std::future::pending::<()>().await;
