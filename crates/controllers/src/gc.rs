@@ -168,7 +168,7 @@ mod tests {
                 name: Some(uid.to_owned()),
                 uid: Some(uid.to_owned()),
                 owner_references: Some(owners.iter().map(owner).collect()),
-                deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+                deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
                 finalizers: Some(finalizers.iter().map(|f| (*f).to_owned()).collect()),
                 ..ObjectMeta::default()
             },
@@ -182,17 +182,17 @@ mod tests {
         let leaf = node("leaf", &["item"], false, &[]);
         let waiting = node("leaf", &["item"], true, &[FOREGROUND]);
         let two = node("item", &["a", "b"], false, &[]);
-        let cases: Vec<(&str, &Node, Vec<Owner>, Vec<&Node>, &str)> = vec![
-            ("an owner exists", &two, vec![Solid, Solid], vec![&leaf], ""),
-            ("one of two is gone", &two, vec![Solid, Absent], vec![], "patch"),
-            ("all are gone", &two, vec![Absent, Absent], vec![&leaf], "Background"),
-            ("an owner waits", &two, vec![Waiting, Absent], vec![&leaf], "Foreground"),
-            ("an owner waits, no dependents", &two, vec![Waiting, Absent], vec![], "Background"),
-            ("a circle", &two, vec![Waiting, Absent], vec![&waiting], "patch Foreground"),
+        let cases = [
+            ("an owner exists", [Solid, Solid], Some(&leaf), ""),
+            ("one of two is gone", [Solid, Absent], None, "patch"),
+            ("all are gone", [Absent, Absent], Some(&leaf), "Background"),
+            ("an owner waits", [Waiting, Absent], Some(&leaf), "Foreground"),
+            ("an owner waits, no dependents", [Waiting, Absent], None, "Background"),
+            ("a circle", [Waiting, Absent], Some(&waiting), "patch Foreground"),
         ];
-        for (name, item, states, dependents, want) in cases {
-            let owners = item.owners().zip(states).collect();
-            let plan = plan(&View { item, owners, dependents });
+        for (name, states, dependent, want) in cases {
+            let owners = two.owners().zip(states).collect();
+            let plan = plan(&View { item: &two, owners, dependents: dependent.into_iter().collect() });
             assert_eq!(words(&plan), want, "{name}");
         }
         let deleting = |finalizers: &[&str]| node("item", &[], true, finalizers);

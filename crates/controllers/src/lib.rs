@@ -5,18 +5,26 @@
 
 mod action;
 mod claim;
+pub mod cron;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod diff;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod fit;
 pub mod gc;
+pub mod job;
 pub mod names;
 pub mod namespace;
 pub mod percent;
 pub mod pod;
 pub mod replicaset;
+pub mod revision;
 pub mod select;
 pub mod serviceaccount;
+pub mod statefulset;
+pub mod ttlafterfinished;
 
 pub use action::{
     Action, Failure, Note, Object, Plan, Propagation, Reason, Report, Resource, ScopeOf, Target, Wake,

@@ -8,8 +8,10 @@ use crate::lease::Election;
 use crate::metrics::Metrics;
 use crate::shell::{Controller, Settings, Shell};
 
+mod batch;
 mod lifecycle;
 mod network;
+mod sets;
 mod workloads;
 
 /// How the controllers are to run.
@@ -30,6 +32,11 @@ pub const ALL: &[Controller] = &[
     Controller { name: "deployment-controller", wire: workloads::deployment },
     Controller { name: "replicaset-controller", wire: workloads::replicaset },
     Controller { name: "replication-controller", wire: workloads::replication_controller },
+    Controller { name: "statefulset-controller", wire: sets::statefulset },
+    Controller { name: "daemonset-controller", wire: sets::daemonset },
+    Controller { name: "job-controller", wire: batch::job },
+    Controller { name: "cronjob-controller", wire: batch::cronjob },
+    Controller { name: "ttl-after-finished-controller", wire: batch::ttl },
     Controller { name: "endpoint-controller", wire: network::endpoints },
     Controller { name: "endpoint-slice-controller", wire: network::endpointslice },
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },

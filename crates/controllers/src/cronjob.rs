@@ -1,0 +1,221 @@
+//! CronJob: Jobs made on a schedule.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use crate::{Action, Note, Plan, Propagation, Report, Target, cron, job, pod};
+
+const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+
+/// What the planner is told.
+pub struct View<'a> {
+    /// The CronJob.
+    pub cron: &'a CronJob,
+    /// The Jobs it controls.
+    pub jobs: Vec<&'a Job>,
+    /// The time zone its spec names, if it names one; `None` when there is no such zone.
+    pub zone: Option<TimeZone>,
+}
+
+struct Work<'a> {
+    old: &'a CronJob,
+    new: CronJob,
+    spec: &'a CronJobSpec,
+    owner: Target,
+    jobs: &'a [&'a Job],
+    now: Timestamp,
+    plan: Plan,
+}
+
+/// Keeps the list of running Jobs and the history, and creates the Job that is due.
+#[must_use]
+pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
+    let spec = &view.cron.spec;
+    if pod::is_deleting(view.cron) {
+        return Plan::idle("the cron job is being deleted");
+    }
+    let (owner, plan) = (Target::of(view.cron), Plan::default());
+    let mut work = Work { old: view.cron, new: view.cron.clone(), spec, owner, jobs: &view.jobs, now, plan };
+    work.watch_jobs();
+    work.trim_history();
+    match &view.zone {
+        None => {
+            let zone = spec.time_zone.as_deref().unwrap_or("");
+            work.event(Note::warning("UnknownTimeZone", format!("invalid timeZone: \"{zone}\"")));
+        }
+        Some(_) if spec.suspend == Some(true) => work.plan.because("the cron job is suspended"),
+        Some(zone) => work.schedule(zone),
+    }
+    work.plan.actions.extend(Action::patch_status(work.old, &work.new));
+    work.plan
+}
+
+impl Work<'_> {
+    fn event(&mut self, note: Note) {
+        self.plan.actions.push(Action::Event { about: self.owner.clone(), note });
+    }
+
+    /// Brings the list of running Jobs up to date.
+    fn watch_jobs(&mut self) {
+        let mut status = self.new.status.clone().unwrap_or_default();
+        let before = status.active.take().unwrap_or_default();
+        let listed = |uid: &str| before.iter().any(|r| r.uid.as_deref() == Some(uid));
+        let mut notes = Vec::new();
+        let mut active: Vec<ObjectReference> = Vec::new();
+        for job in self.jobs {
+            let (uid, name) = (pod::uid(*job), pod::name(*job));
+            match job::end_of(job) {
+                None => active.push(reference(job)),
+                Some(end) if listed(uid) => {
+                    let text = format!("Saw completed job: {name}, condition: {}", end.type_);
+                    notes.push(Note::normal("SawCompletedJob", text));
+                }
+                Some(_) => {}
+            }
+            let finished = job.status.as_ref().and_then(|s| s.completion_time.as_ref());
+            if finished.is_some_and(|t| status.last_successful_time.as_ref().is_none_or(|l| l.0 < t.0)) {
+                status.last_successful_time = finished.cloned();
+            }
+        }
+        for gone in
+            before.iter().filter(|r| !self.jobs.iter().any(|j| Some(pod::uid(*j)) == r.uid.as_deref()))
+        {
+            let name = gone.name.as_deref().unwrap_or("");
+            notes.push(Note::normal("MissingJob", format!("Active job went missing: {name}")));
+        }
+        active.sort_by(|a, b| a.name.cmp(&b.name));
+        status.active = (!active.is_empty()).then_some(active);
+        self.new.status = Some(status);
+        notes.into_iter().for_each(|n| self.event(n));
+    }
+
+    /// Deletes finished Jobs beyond the limits, oldest first.
+    fn trim_history(&mut self) {
+        let limits = [
+            ("Complete", self.spec.successful_jobs_history_limit.unwrap_or(3)),
+            ("Failed", self.spec.failed_jobs_history_limit.unwrap_or(1)),
+        ];
+        for (kind, limit) in limits {
+            let ended = self
+                .jobs
+                .iter()
+                .filter(|j| job::end_of(j).is_some_and(|e| e.type_ == kind) && !pod::is_deleting(**j));
+            let mut ended: Vec<&Job> = ended.copied().collect();
+            let start = |j: &Job| j.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+            ended.sort_by_key(|j| (start(j), pod::name(*j).to_owned()));
+            let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+            for old in &ended[..surplus] {
+                self.delete(old);
+            }
+        }
+    }
+
+    fn delete(&mut self, old: &Job) {
+        let report = Report {
+            about: self.owner.clone(),
+            done: Some(Note::normal("SuccessfulDelete", format!("Deleted job {}", pod::name(old)))),
+            failed: Some(Note::warning("FailedDelete", "Deleted job: ")),
+        };
+        self.plan.actions.push(Action::Delete {
+            target: Target::of(old),
+            grace_s: None,
+            propagation: Some(Propagation::Background),
+            report: Some(report),
+        });
+    }
+
+    /// Creates the Job that is due, unless the policies are against it.
+    fn schedule(&mut self, zone: &TimeZone) {
+        let schedule = match cron::parse(&self.spec.schedule) {
+            Ok(schedule) => schedule,
+            Err(why) => {
+                let text = format!("unparseable schedule: \"{}\": {why}", self.spec.schedule);
+                return self.event(Note::warning("UnparseableSchedule", text));
+            }
+        };
+        let status = self.new.status.clone().unwrap_or_default();
+        let created = self.old.metadata.creation_timestamp.as_ref().map_or(self.now, |t| t.0);
+        let mut since = status.last_schedule_time.as_ref().map_or(created, |t| t.0);
+        let deadline = self.spec.starting_deadline_seconds.map(SignedDuration::from_secs);
+        if let Some(deadline) = deadline {
+            since = since.max(self.now - deadline);
+        }
+        // Everything that follows waits for the next time; a pass before it changes nothing.
+        self.plan.wake = self.plan.wake.or_at(schedule.next(self.now, zone));
+        let (due, many) = schedule.latest(since, self.now, zone);
+        let Some(due) = due else { return self.plan.because("no run is due") };
+        if many {
+            let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.event(Note::warning("TooManyMissedTimes", text));
+        }
+        let name = format!("{}-{}", self.owner.name, due.as_second() / 60);
+        if self.jobs.iter().any(|j| pod::name(*j) == name)
+            || status.last_schedule_time.as_ref().is_some_and(|l| l.0 == due)
+        {
+            self.scheduled(due);
+            return self.plan.because("the run that is due exists");
+        }
+        let active: Vec<&Job> = self.jobs.iter().copied().filter(|j| job::end_of(j).is_none()).collect();
+        match self.spec.concurrency_policy.as_deref() {
+            Some("Forbid") if !active.is_empty() => {
+                let text =
+                    "Not starting job because prior execution is running and concurrency policy is Forbid";
+                self.plan.because(text);
+                return self.event(Note::normal("JobAlreadyActive", text));
+            }
+            Some("Replace") => active.into_iter().for_each(|j| self.delete(j)),
+            _ => {}
+        }
+        self.create(name, due, zone);
+        self.scheduled(due);
+    }
+
+    fn scheduled(&mut self, due: Timestamp) {
+        self.new.status.get_or_insert_default().last_schedule_time = Some(Time(due));
+    }
+
+    fn create(&mut self, name: String, due: Timestamp, zone: &TimeZone) {
+        let template = &self.spec.job_template;
+        let meta = template.metadata.clone().unwrap_or_default();
+        let mut annotations = meta.annotations.unwrap_or_default();
+        let local = due.to_zoned(zone.clone());
+        let offset = due.display_with_offset(local.offset()).to_string();
+        let stamp = if local.offset().is_zero() { due.to_string() } else { offset };
+        annotations.insert(SCHEDULED.to_owned(), stamp);
+        let new = Job {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(self.owner.namespace.clone()),
+                labels: meta.labels,
+                annotations: Some(annotations),
+                creation_timestamp: None,
+                owner_references: Some(vec![self.owner.controller_reference()]),
+                ..ObjectMeta::default()
+            },
+            spec: template.spec.clone(),
+            status: None,
+        };
+        let report = Report {
+            about: self.owner.clone(),
+            done: Some(Note::normal("SuccessfulCreate", format!("Created job {name}"))),
+            failed: Some(Note::warning("FailedCreate", "Error creating job: ")),
+        };
+        self.plan.because(format!("the run of {due} is due"));
+        self.plan.actions.push(Action::create_reported(&new, Some(report)));
+    }
+}
+
+fn reference(job: &Job) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("batch/v1".to_owned()),
+        kind: Some("Job".to_owned()),
+        namespace: job.metadata.namespace.clone(),
+        name: job.metadata.name.clone(),
+        uid: job.metadata.uid.clone(),
+        resource_version: job.metadata.resource_version.clone(),
+        field_path: None,
+    }
+}
