@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -26,14 +25,12 @@ pub struct Target {
     pub name: String,
     /// The backends that are ready.
     pub endpoints: Vec<SocketAddr>,
-    turn: AtomicUsize,
 }
 
 impl Target {
-    /// The backends in the order in which to try them; each call begins with the next one.
-    pub fn order(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+    /// The backends in the order in which to try them, beginning with the one whose turn it is.
+    pub fn order(&self, first: usize) -> impl Iterator<Item = SocketAddr> + '_ {
         let count = self.endpoints.len();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
         (0..count).map(move |i| self.endpoints[(first.wrapping_add(i)) % count])
     }
 }
@@ -125,7 +122,7 @@ impl RouteTable {
                 ));
             }
             let endpoints = found.unwrap_or_default();
-            let make = || Arc::new(Target { name: key.clone(), endpoints, turn: AtomicUsize::new(0) });
+            let make = || Arc::new(Target { name: key.clone(), endpoints });
             targets.entry(key.clone()).or_insert_with(make).clone()
         };
         if let Some(b) = &spec.default_backend {

@@ -99,7 +99,8 @@ async fn forward(
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let body = Retained::new(body);
     let mut failure = text(StatusCode::SERVICE_UNAVAILABLE, "no backend is ready\n");
-    for endpoint in target.order().take(TRIES_MAX) {
+    let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+    for endpoint in target.order(turn).take(TRIES_MAX) {
         let mut next = Request::new(body.clone());
         *next.method_mut() = head.method.clone();
         *next.headers_mut() = headers.clone();

@@ -10,7 +10,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ pub(crate) struct Shared {
     state: RwLock<Arc<State>>,
     client: Client<HttpConnector, body::Retained>,
     counts: IngressCounts,
+    turn: AtomicUsize,
 }
 
 impl Shared {
@@ -107,7 +108,12 @@ impl Ingress {
             // A pooled connection may have been closed by its backend; try again on a fresh one.
             .retry_canceled_requests(true)
             .build(connector);
-        let shared = Shared { state: RwLock::default(), client, counts: IngressCounts::default() };
+        let shared = Shared {
+            state: RwLock::default(),
+            client,
+            counts: IngressCounts::default(),
+            turn: AtomicUsize::new(0),
+        };
         Ingress { shared: Arc::new(shared), listeners: Vec::new() }
     }
 
