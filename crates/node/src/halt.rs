@@ -11,7 +11,7 @@ use pods::stop::{Stop, left};
 
 use crate::container::field;
 use crate::kubelet::Kubelet;
-use crate::{hooks, worker};
+use crate::{hooks, report};
 
 fn seconds(d: SignedDuration) -> u32 {
     let up = d.as_secs() + i64::from(d.subsec_nanos() > 0);
@@ -101,5 +101,5 @@ pub async fn clean(
     if let Err(error) = tokio::task::spawn_blocking(files).await {
         tracing::warn!(%error, "files of a pod are left");
     }
-    if gone { Ok(()) } else { worker::delete(&k.client, pod).await }
+    if gone { Ok(()) } else { report::delete(&k.client, pod).await }
 }

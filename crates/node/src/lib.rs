@@ -1,8 +1,9 @@
 //! The node role: kubelet, proxy and DNS of one machine.
 //!
-//! The kubelet is one task per pod ([`worker`]), woken by changes of the pod, events of the runtime, verdicts of
+//! The kubelet is one task per pod (`worker`), woken by changes of the pod, events of the runtime, verdicts of
 //! probes and timers; the decisions are in the crate `pods`. Nothing polls.
 
+mod act;
 pub mod config;
 pub mod container;
 pub mod events;
@@ -16,9 +17,10 @@ pub mod observe;
 pub mod probes;
 pub mod refs;
 pub mod register;
+mod report;
 pub mod sandbox;
 pub mod volume;
-pub mod worker;
+mod worker;
 
 pub use config::Options;
 pub use kubelet::Kubelet;

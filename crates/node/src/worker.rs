@@ -8,34 +8,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use client::{DeleteOptions, Patch};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerUser, LinuxContainerUser, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pods::backoff::Backoff;
-use pods::model::{End, Life, Memory, Waiting};
-use pods::plan::{Action, Plan};
-use pods::status::View;
-use serde_json::json;
+use pods::model::{End, Memory, Waiting};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::container::{self, Order};
+use crate::container::{self};
 use crate::kubelet::{Handle, Kubelet};
 use crate::observe::{self, Snapshot};
 use crate::probes::Probes;
 use crate::volume::{Mounted, Tokens};
-use crate::{halt, sandbox, volume};
 
-/// How long the first status is held back, so that a pod that starts quickly is reported once.
-const HOLD: Duration = Duration::from_millis(120);
 /// Before something that failed is tried again.
 const RETRY: SignedDuration = SignedDuration::from_secs(5);
 /// Before a failed sandbox or mount is tried again for the first time.
-const SOON: SignedDuration = SignedDuration::from_millis(500);
+pub(crate) const SOON: SignedDuration = SignedDuration::from_millis(500);
 
 /// How a task ended.
-enum Done {
+pub(crate) enum Done {
     Volumes(Result<Mounted, String>),
     Sandbox(Result<(), String>),
     Start(String, Result<String, container::Failure>),
@@ -44,30 +37,31 @@ enum Done {
     Other,
 }
 
-struct Worker {
-    k: Arc<Kubelet>,
-    uid: String,
-    handle: Arc<Handle>,
-    memory: Memory,
-    probes: Probes,
-    tasks: HashMap<String, JoinHandle<()>>,
-    done: mpsc::Sender<(String, Done)>,
-    volumes: Option<Mounted>,
-    tokens: Arc<tokio::sync::Mutex<Tokens>>,
-    refresh: bool,
-    last: Option<PodStatus>,
-    sent: Option<PodStatus>,
-    born: Instant,
-    admitted: bool,
-    stop_grace: SignedDuration,
-    pulls: HashMap<String, Backoff>,
-    flips: HashMap<String, Timestamp>,
-    failures: u32,
-    retry_at: Option<Timestamp>,
-    announced: HashSet<(String, u32)>,
-    attempts: BTreeMap<String, u32>,
-    cleaned: bool,
-    tidied: bool,
+/// The state of one worker.
+pub(crate) struct Worker {
+    pub(crate) k: Arc<Kubelet>,
+    pub(crate) uid: String,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) memory: Memory,
+    pub(crate) probes: Probes,
+    pub(crate) tasks: HashMap<String, JoinHandle<()>>,
+    pub(crate) done: mpsc::Sender<(String, Done)>,
+    pub(crate) volumes: Option<Mounted>,
+    pub(crate) tokens: Arc<tokio::sync::Mutex<Tokens>>,
+    pub(crate) refresh: bool,
+    pub(crate) last: Option<PodStatus>,
+    pub(crate) sent: Option<PodStatus>,
+    pub(crate) born: Instant,
+    pub(crate) admitted: bool,
+    pub(crate) stop_grace: SignedDuration,
+    pub(crate) pulls: HashMap<String, Backoff>,
+    pub(crate) flips: HashMap<String, Timestamp>,
+    pub(crate) failures: u32,
+    pub(crate) retry_at: Option<Timestamp>,
+    pub(crate) announced: HashSet<(String, u32)>,
+    pub(crate) attempts: BTreeMap<String, u32>,
+    pub(crate) cleaned: bool,
+    pub(crate) tidied: bool,
 }
 
 /// Works on one pod until it is gone.
@@ -120,20 +114,20 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
     k.forget(&uid);
 }
 
-fn min(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+pub(crate) fn min(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
 }
 
-fn after(now: Timestamp, delay: SignedDuration) -> Timestamp {
+pub(crate) fn after(now: Timestamp, delay: SignedDuration) -> Timestamp {
     now.saturating_add(delay).unwrap_or(now)
 }
 
 impl Worker {
     /// Starts a task whose end is told under `key`.
-    fn spawn(&mut self, key: &str, work: impl Future<Output = Done> + Send + 'static) {
+    pub(crate) fn spawn(&mut self, key: &str, work: impl Future<Output = Done> + Send + 'static) {
         let (done, name) = (self.done.clone(), key.to_string());
         let task = tokio::spawn(async move {
             let end = work.await;
@@ -142,7 +136,7 @@ impl Worker {
         self.tasks.insert(key.to_string(), task);
     }
 
-    fn busy(&self, key: &str) -> bool {
+    pub(crate) fn busy(&self, key: &str) -> bool {
         self.tasks.contains_key(key)
     }
 
@@ -332,284 +326,6 @@ impl Worker {
             *wake = min(*wake, Some(*at));
         }
     }
-
-    fn act(&mut self, action: Action, plan: &Plan, pod: &Arc<Pod>, snap: &Snapshot, now: Timestamp) {
-        let k = self.k.clone();
-        match action {
-            Action::MakeSandbox { attempt } => {
-                if self.busy("sandbox") || self.busy("stop") || !self.mounted(pod, now) {
-                    return;
-                }
-                let old: Vec<String> = snap.sandboxes.iter().map(|s| s.id.clone()).collect();
-                let (pod, uid) = (pod.clone(), self.uid.clone());
-                if !old.is_empty() {
-                    let text = "Pod sandbox changed, it will be killed and re-created.".to_string();
-                    k.events.pod(&pod, None, false, "SandboxChanged", text);
-                }
-                self.spawn("sandbox", async move {
-                    for id in &old {
-                        let _ = k.runtime.stop_sandbox(id).await;
-                    }
-                    if !old.is_empty() {
-                        let _ = k.network.detach(&uid).await;
-                    }
-                    Done::Sandbox(sandbox::make(&k, &pod, attempt).await)
-                });
-            }
-            Action::Start { name, sort, attempt } => {
-                let key = format!("start:{name}");
-                let blocked = self.busy("sandbox") || self.busy("stop") || self.busy(&key);
-                if blocked || !self.mounted(pod, now) {
-                    return;
-                }
-                let Some(live) = snap.seen.live_sandbox() else { return };
-                if let Some(b) = plan.backoffs.get(&name) {
-                    self.memory.restarts.insert(name.clone(), *b);
-                }
-                let attempt = attempt.max(self.attempts.get(&name).copied().unwrap_or(0));
-                let order = Order {
-                    pod: pod.clone(),
-                    name: name.clone(),
-                    sort,
-                    attempt,
-                    sandbox: live.id.clone(),
-                    ips: live.ips.clone(),
-                    volumes: self.volumes.clone().unwrap_or_default(),
-                    ids: snap.seen.containers.iter().rev().map(|c| (c.name.clone(), c.id.clone())).collect(),
-                };
-                self.spawn(&key, async move { Done::Start(name, container::start(&k, &order).await) });
-            }
-            Action::Kill { id, name, message, grace } => {
-                let key = format!("kill:{name}");
-                if self.busy(&key) || self.busy("stop") {
-                    return;
-                }
-                let pod = pod.clone();
-                let ips = snap.seen.sandboxes.first().map(|s| s.ips.clone()).unwrap_or_default();
-                self.spawn(&key, async move {
-                    halt::one(&k, &pod, (&id, &name), &ips, message, grace).await;
-                    Done::Other
-                });
-            }
-            Action::RestartAll => {
-                if self.busy("stop") {
-                    return;
-                }
-                for c in &snap.seen.containers {
-                    let next = self.attempts.entry(c.name.clone()).or_default();
-                    *next = (*next).max(c.attempt + 1);
-                }
-                let stop = pods::stop::plan(pod, &snap.seen, &self.memory);
-                let ids: Vec<String> = snap.containers.iter().map(|c| c.id.clone()).collect();
-                let pod = pod.clone();
-                self.spawn("stop", async move {
-                    halt::groups(&k, &pod, stop, &[]).await;
-                    for id in ids {
-                        let _ = k.runtime.remove_container(&id).await;
-                    }
-                    Done::Other
-                });
-            }
-            Action::StopPod => self.stop(pod, snap),
-        }
-    }
-
-    fn stop(&mut self, pod: &Arc<Pod>, snap: &Snapshot) {
-        let stop = pods::stop::plan(pod, &snap.seen, &self.memory);
-        if self.busy("sandbox") {
-            return;
-        }
-        if self.busy("stop") {
-            if stop.grace >= self.stop_grace {
-                return;
-            }
-            if let Some(task) = self.tasks.remove("stop") {
-                task.abort();
-            }
-        }
-        let starting: Vec<String> = self.tasks.keys().filter(|t| t.starts_with("start:")).cloned().collect();
-        for key in starting {
-            if let Some(task) = self.tasks.remove(&key) {
-                task.abort();
-            }
-        }
-        self.stop_grace = stop.grace;
-        let sandboxes: Vec<String> = snap.sandboxes.iter().map(|s| s.id.clone()).collect();
-        let ips = snap.seen.sandboxes.first().map(|s| s.ips.clone()).unwrap_or_default();
-        let (k, pod, uid) = (self.k.clone(), pod.clone(), self.uid.clone());
-        self.spawn("stop", async move {
-            halt::groups(&k, &pod, stop, &ips).await;
-            if let Err(error) = k.network.detach(&uid).await {
-                tracing::warn!(error, pod = uid, "a pod was not unplugged");
-            }
-            for id in sandboxes {
-                if let Err(error) = k.runtime.stop_sandbox(&id).await {
-                    tracing::warn!(%error, sandbox = id, "a sandbox was not stopped");
-                }
-            }
-            Done::Other
-        });
-    }
-
-    /// Whether the volumes are there; makes them if not.
-    fn mounted(&mut self, pod: &Arc<Pod>, now: Timestamp) -> bool {
-        if self.volumes.is_some() {
-            return true;
-        }
-        let waits = self.memory.not_before.get("").is_some_and(|at| *at > now);
-        if !waits {
-            self.mount(pod);
-        }
-        false
-    }
-
-    fn mount(&mut self, pod: &Arc<Pod>) {
-        if self.busy("volumes") {
-            return;
-        }
-        let (k, pod, tokens) = (self.k.clone(), pod.clone(), self.tokens.clone());
-        self.spawn("volumes", async move {
-            let mut tokens = tokens.lock().await;
-            Done::Volumes(volume::mount(&k, &pod, &mut tokens).await)
-        });
-    }
-
-    /// Refreshes files from the API when they changed or a token gets old.
-    fn keep_fresh(&mut self, pod: &Arc<Pod>, plan: &Plan, now: Timestamp, wake: &mut Option<Timestamp>) {
-        if plan.over {
-            return;
-        }
-        if self.volumes.is_none() {
-            *wake = min(*wake, self.memory.not_before.get("").copied().filter(|at| *at > now));
-            return;
-        }
-        let renew = self.volumes.as_ref().and_then(|v| v.renew);
-        if self.refresh || renew.is_some_and(|at| at <= now) {
-            self.refresh = false;
-            self.mount(pod);
-        } else {
-            *wake = min(*wake, renew);
-        }
-    }
-
-    /// Says once per crash that a restart waits.
-    fn announce(&mut self, pod: &Pod, plan: &Plan, snap: &Snapshot) {
-        for (name, w) in plan.waiting.iter().filter(|(_, w)| w.reason == "CrashLoopBackOff") {
-            let attempt = snap.seen.newest(name).map_or(0, |s| s.attempt);
-            if self.announced.insert((name.clone(), attempt)) {
-                let sort = pod.spec.as_ref().and_then(|s| pods::spec::find(s, name)).map(|(s, _)| s);
-                let text = format!(
-                    "Back-off restarting failed container {name} in pod {}",
-                    pods::spec::describe(pod)
-                );
-                let place = sort.map(|s| container::field(s, name));
-                self.k.events.pod(pod, place, true, "BackOff", text);
-            }
-            tracing::debug!(message = w.message, "waits");
-        }
-    }
-
-    /// Removes ended containers but the newest two of each name.
-    fn collect(&mut self, snap: &Snapshot) {
-        if self.busy("collect") {
-            return;
-        }
-        let mut count: HashMap<&str, u32> = HashMap::new();
-        let mut old = Vec::new();
-        for c in &snap.seen.containers {
-            let n = count.entry(&c.name).or_default();
-            *n += 1;
-            if *n > 2 && c.life == Life::Exited {
-                let log = snap.containers.iter().find(|r| r.id == c.id).map(|r| r.log_path.clone());
-                old.push((c.id.clone(), log));
-            }
-        }
-        if old.is_empty() {
-            return;
-        }
-        let k = self.k.clone();
-        self.spawn("collect", async move {
-            for (id, log) in old {
-                let _ = k.runtime.remove_container(&id).await;
-                if let Some(log) = log.filter(|l| !l.as_os_str().is_empty()) {
-                    let _ = std::fs::remove_file(log);
-                }
-            }
-            Done::Other
-        });
-    }
-
-    /// Writes the status if it changed.
-    fn report(
-        &mut self,
-        pod: &Pod,
-        plan: &Plan,
-        snap: &Snapshot,
-        quiet: bool,
-        now: Timestamp,
-        wake: &mut Option<Timestamp>,
-    ) {
-        let users = users(snap);
-        let hosts = self.k.options.ip_texts();
-        let view = View {
-            seen: &snap.seen,
-            memory: &self.memory,
-            waiting: &plan.waiting,
-            over: plan.over && !snap.seen.anything_runs() && (quiet || !self.busy("stop")),
-            host_ips: &hosts,
-            runtime: &self.k.runtime_name,
-            users: &users,
-            now,
-        };
-        let status = pods::status::status(pod, &view);
-        self.last = Some(status.clone());
-        *self.handle.status.lock() = Some(status.clone());
-        if self.sent.as_ref() == Some(&status)
-            || self.busy("status")
-            || self.handle.gone.load(Ordering::Acquire)
-            || self.retry_at.is_some_and(|at| at > now)
-        {
-            return;
-        }
-        let starting = self.tasks.keys().any(|t| t == "volumes" || t == "sandbox" || t.starts_with("start:"));
-        if self.sent.is_none() && starting && self.born.elapsed() < HOLD {
-            let left = HOLD.saturating_sub(self.born.elapsed());
-            *wake = min(*wake, Some(after(now, SignedDuration::try_from(left).unwrap_or(SOON))));
-            return;
-        }
-        let (client, m) = (self.k.client.clone(), pod.metadata.clone());
-        let replaced = self.sent.as_ref().is_some_and(|s| s.pod_ips.is_some() && s.pod_ips != status.pod_ips);
-        self.spawn("status", async move {
-            let outcome = write(&client, &m, &status, replaced).await;
-            Done::Status(Box::new(status), outcome)
-        });
-    }
-
-    /// The pod is over and everything of it has stopped.
-    fn finish(&mut self, pod: &Arc<Pod>, snap: &Snapshot) {
-        let gone = self.handle.gone.load(Ordering::Acquire);
-        if pod.metadata.deletion_timestamp.is_none() && !gone {
-            self.k.release(&self.uid);
-            if !self.tidied {
-                self.tidied = true;
-                self.volumes = None;
-                let dir = self.k.pod_dir(&self.uid).join("volumes");
-                self.spawn("tidy", async move {
-                    let _ = tokio::task::spawn_blocking(move || volumes::setup::tear_down(&dir)).await;
-                    Done::Other
-                });
-            }
-            return;
-        }
-        let reported = gone || self.sent == self.last;
-        let waits = self.retry_at.is_some_and(|at| at > Timestamp::now());
-        if !reported || waits || self.busy("status") {
-            return;
-        }
-        let sandboxes: Vec<String> = snap.sandboxes.iter().map(|s| s.id.clone()).collect();
-        let (k, uid, pod) = (self.k.clone(), self.uid.clone(), pod.clone());
-        self.spawn("clean", async move { Done::Clean(halt::clean(&k, &pod, &uid, sandboxes, gone).await) });
-    }
 }
 
 /// Event reasons are words the program knows.
@@ -621,46 +337,5 @@ fn reason_word(reason: &str) -> &'static str {
         "NodeAffinity" => "NodeAffinity",
         "NodePorts" => "NodePorts",
         _ => "UnexpectedAdmissionError",
-    }
-}
-
-fn users(snap: &Snapshot) -> BTreeMap<String, ContainerUser> {
-    let started = snap.containers.iter().filter(|c| c.started_at != 0);
-    started
-        .map(|c| {
-            let groups: Vec<i64> = c.user.supplemental_groups.iter().map(|g| i64::from(*g)).collect();
-            let linux = LinuxContainerUser {
-                uid: i64::from(c.user.uid),
-                gid: i64::from(c.user.gid),
-                supplemental_groups: (!groups.is_empty()).then_some(groups),
-            };
-            (c.id.clone(), ContainerUser { linux: Some(linux) })
-        })
-        .collect()
-}
-
-async fn write(
-    client: &client::Client,
-    m: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    status: &PodStatus,
-    replaced: bool,
-) -> Result<(), client::Error> {
-    let mut value = serde_json::to_value(status).map_err(|e| client::Error::Request(e.to_string()))?;
-    if let (true, Some(list)) = (replaced, value.get_mut("podIPs").and_then(|v| v.as_array_mut())) {
-        list.insert(0, json!({ "$patch": "replace" }));
-    }
-    let patch = Patch::Strategic(json!({ "metadata": { "uid": m.uid }, "status": value }));
-    let (namespace, name) = (m.namespace.as_deref().unwrap_or(""), m.name.as_deref().unwrap_or(""));
-    client.patch_status::<Pod>(namespace, name, &patch).await.map(drop)
-}
-
-/// Deletes the pod from the API, if it is still this one.
-pub async fn delete(client: &client::Client, pod: &Pod) -> Result<(), client::Error> {
-    let m = &pod.metadata;
-    let (namespace, name) = (m.namespace.as_deref().unwrap_or(""), m.name.as_deref().unwrap_or(""));
-    let options = DeleteOptions::uid(m.uid.as_deref().unwrap_or("")).grace(0);
-    match client.delete::<Pod>(namespace, name, &options).await {
-        Err(e) if e.is_not_found() || e.is_conflict() => Ok(()),
-        other => other.map(drop),
     }
 }
