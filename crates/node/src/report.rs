@@ -163,6 +163,14 @@ async fn write(
     replaced: bool,
 ) -> Result<(), client::Error> {
     let mut value = serde_json::to_value(status).map_err(|e| client::Error::Request(e.to_string()))?;
+    // A merge keeps what is absent, so what a condition no longer says must be taken out by name.
+    for condition in value.get_mut("conditions").and_then(|v| v.as_array_mut()).into_iter().flatten() {
+        for field in ["reason", "message"] {
+            if condition.get(field).is_none() {
+                condition[field] = serde_json::Value::Null;
+            }
+        }
+    }
     if let (true, Some(list)) = (replaced, value.get_mut("podIPs").and_then(|v| v.as_array_mut())) {
         list.insert(0, json!({ "$patch": "replace" }));
     }

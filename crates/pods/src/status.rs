@@ -75,6 +75,10 @@ pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
         new.reason = Some(end.reason.clone());
         new.message = Some(end.message.clone());
     }
+    if view.memory.end.is_some() && view.seen.sandboxes.is_empty() && view.seen.containers.is_empty() {
+        // Refused before anything was made: there is nothing to say of containers.
+        return new;
+    }
     addresses(&mut new, pod, view);
     conditions(&mut new, pod, spec, [&inits, &regular], ran, view);
     let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
