@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, register, worker};
+use crate::{Options, register, server, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -49,6 +49,8 @@ pub struct Kubelet {
     pub pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The port the HTTPS server got.
     pub port: Mutex<u16>,
+    /// The HTTPS server.
+    server: Mutex<Option<serve::Running>>,
     admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
     handles: Mutex<HashMap<String, Arc<Handle>>>,
 }
@@ -75,6 +77,9 @@ pub enum StartError {
     /// The runtime does not answer.
     #[error("reach the container runtime")]
     Runtime(#[from] oci::runtime::Error),
+    /// The HTTPS server did not start.
+    #[error(transparent)]
+    Server(#[from] server::ServeError),
     /// A directory could not be made.
     #[error("make directory {path}")]
     Directory {
@@ -120,6 +125,7 @@ impl Kubelet {
                 node: Mutex::default(),
                 pulls: Mutex::default(),
                 port: Mutex::new(options.listen.port()),
+                server: Mutex::default(),
                 admitted: Mutex::default(),
                 handles: Mutex::default(),
                 options,
@@ -131,6 +137,7 @@ impl Kubelet {
                 events,
             }
         });
+        *kubelet.server.lock() = Some(server::start(kubelet.clone()).await?);
         tokio::spawn(kubelet.clone().listen());
         tokio::spawn(register::run(kubelet.clone()));
         tokio::spawn(kubelet.clone().dispatch());

@@ -12,6 +12,7 @@ pub mod halt;
 pub mod hooks;
 pub mod images;
 pub mod kubelet;
+pub mod logs;
 pub mod network;
 pub mod observe;
 pub mod probes;
@@ -19,6 +20,9 @@ pub mod refs;
 pub mod register;
 mod report;
 pub mod sandbox;
+pub mod server;
+pub mod stats;
+pub mod streams;
 pub mod volume;
 mod worker;
 

@@ -1,0 +1,119 @@
+//! `kutter node`: the kubelet of this machine, against any API server.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, Config};
+use node::{Kubelet, NoNetwork, Options};
+use oci::Embedded;
+use oci::runtime::Runtime;
+
+use super::RoleError;
+
+/// Run the node: kubelet, proxy and DNS.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where the API server is and who we are.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of the Node; the host's name if not given.
+    #[arg(long)]
+    name: Option<String>,
+    /// Pods, volumes, images and certificates live below.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kutter/node")]
+    data_dir: PathBuf,
+    /// The container runtime: `embedded`, or `embedded=DIR` for another directory than DATA/runtime.
+    #[arg(long, default_value = "embedded")]
+    runtime: String,
+    /// Addresses of the node, the primary one first.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1")]
+    ip: Vec<IpAddr>,
+    /// Where the HTTPS server listens.
+    #[arg(long, default_value = "0.0.0.0:10250")]
+    listen: std::net::SocketAddr,
+    /// Addresses of the cluster's DNS.
+    #[arg(long, value_delimiter = ',')]
+    cluster_dns: Vec<String>,
+    /// The cluster's domain.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Labels to register with, as `key=value`.
+    #[arg(long, value_delimiter = ',')]
+    label: Vec<String>,
+    /// Directory of static pod manifests.
+    #[arg(long, value_name = "DIR")]
+    static_pods: Option<PathBuf>,
+    /// Authority that signs clients of the HTTPS server.
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// Cgroup below which pods get theirs.
+    #[arg(long, default_value = "/kubepods")]
+    cgroup_root: String,
+}
+
+/// Runs until it is interrupted. Containers go on.
+pub fn run(args: Args) -> Result<(), RoleError> {
+    super::init_logging();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), None)?)?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    let options = options(&args, &name)?;
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(4));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(async {
+        let runtime = runtime(&args).await?;
+        let _kubelet = Kubelet::start(options, client, runtime, Arc::new(NoNetwork)).await?;
+        tokio::signal::ctrl_c().await?;
+        Ok(())
+    })
+}
+
+fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
+    let mut options = Options::new(name, args.data_dir.clone());
+    options.ips.clone_from(&args.ip);
+    options.listen = args.listen;
+    options.cluster_dns.clone_from(&args.cluster_dns);
+    options.cluster_domain.clone_from(&args.cluster_domain);
+    options.static_pods.clone_from(&args.static_pods);
+    options.client_ca.clone_from(&args.client_ca);
+    options.cgroup_root.clone_from(&args.cgroup_root);
+    for label in &args.label {
+        let (key, value) = label.split_once('=').ok_or_else(|| format!("label {label:?} is not key=value"))?;
+        options.labels.insert(key.into(), value.into());
+    }
+    Ok(options)
+}
+
+/// Connects to the runtime. The supervisor is started if it is not there, in a session of its own, so that it
+/// outlives this process.
+async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
+    let dir = match args.runtime.split_once('=') {
+        None if args.runtime == "embedded" => args.data_dir.join("runtime"),
+        Some(("embedded", dir)) => dir.into(),
+        _ => return Err(format!("runtime {:?} is not known: use embedded or embedded=DIR", args.runtime).into()),
+    };
+    std::fs::create_dir_all(&dir)?;
+    if let Ok(found) = Embedded::connect(&dir).await {
+        return Ok(Arc::new(found));
+    }
+    start_supervisor(&dir)?;
+    for _ in 0..200 {
+        if let Ok(found) = Embedded::connect(&dir).await {
+            return Ok(Arc::new(found));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(Arc::new(Embedded::connect(&dir).await?))
+}
+
+fn start_supervisor(dir: &Path) -> Result<(), RoleError> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg("supervisor").arg(dir).stdin(std::process::Stdio::null());
+    command.process_group(0).spawn()?;
+    Ok(())
+}

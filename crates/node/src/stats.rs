@@ -1,0 +1,291 @@
+//! What the node and its pods use: the summary, and metrics in the text format.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use oci::runtime::{Filter, SandboxStats, SandboxState};
+use serde_json::{Value, json};
+
+use crate::kubelet::Kubelet;
+use crate::observe::{self, POD_UID};
+
+/// A pod's use, with the pod where the API knows it.
+pub struct PodUse {
+    /// As the runtime reports it.
+    pub stats: SandboxStats,
+    /// The pod.
+    pub pod: Option<Pod>,
+}
+
+/// Asks the runtime about every running pod at once.
+pub async fn pods(k: &Kubelet) -> Vec<PodUse> {
+    let all = k.all_pods();
+    let sandboxes = k.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
+    let live = sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready && s.labels.contains_key(POD_UID));
+    let each = live.map(|s| async move { k.runtime.sandbox_stats(&s.id).await.ok() });
+    let stats = futures_util::future::join_all(each).await;
+    let with_pod = |stats: SandboxStats| {
+        let pod = all.iter().find(|p| p.metadata.uid.as_deref() == Some(&stats.metadata.uid)).cloned();
+        PodUse { stats, pod }
+    };
+    stats.into_iter().flatten().map(with_pod).collect()
+}
+
+fn stamp(nanos: i64) -> Value {
+    observe::time(nanos).map_or(Value::Null, |t| json!(t))
+}
+
+fn cpu(c: &oci::runtime::CpuStats) -> Value {
+    json!({ "time": stamp(c.timestamp), "usageCoreNanoSeconds": c.usage_core_nanoseconds })
+}
+
+fn memory(m: &oci::runtime::MemoryStats) -> Value {
+    let mut value = json!({
+        "time": stamp(m.timestamp), "usageBytes": m.usage, "workingSetBytes": m.working_set,
+        "rssBytes": m.rss, "pageFaults": m.page_faults, "majorPageFaults": m.major_page_faults,
+    });
+    if let Some(available) = m.available {
+        value["availableBytes"] = json!(available);
+    }
+    value
+}
+
+/// Processor time of the machine in nanoseconds since the boot.
+fn node_cpu() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let first = stat.lines().next().unwrap_or("");
+    let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
+    // All but idle and waiting; guest time is part of user time already.
+    let busy: u64 = ticks.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum();
+    busy * 10_000_000
+}
+
+fn boot_time() -> Option<jiff::Timestamp> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
+    jiff::Timestamp::from_second(seconds).ok()
+}
+
+fn file_system(k: &Kubelet) -> Value {
+    match volumes::scan::file_system(&k.options.data_dir) {
+        Some([free, all, inodes_free, inodes]) => json!({
+            "time": jiff::Timestamp::now(), "availableBytes": free, "capacityBytes": all,
+            "usedBytes": all.saturating_sub(free), "inodesFree": inodes_free, "inodes": inodes,
+            "inodesUsed": inodes.saturating_sub(inodes_free),
+        }),
+        None => Value::Null,
+    }
+}
+
+/// The document of `/stats/summary`.
+pub async fn summary(k: &Arc<Kubelet>) -> Value {
+    let now = jiff::Timestamp::now();
+    let (total, available) = (k.machine.memory, crate::facts::meminfo("MemAvailable"));
+    let used = total.saturating_sub(available);
+    let disk = file_system(k);
+    let pods: Vec<Value> = pods(k).await.iter().map(pod).collect();
+    json!({
+        "node": {
+            "nodeName": k.options.name,
+            "startTime": boot_time(),
+            "cpu": { "time": now, "usageCoreNanoSeconds": node_cpu() },
+            "memory": {
+                "time": now, "availableBytes": available, "usageBytes": used, "workingSetBytes": used,
+                "rssBytes": crate::facts::meminfo("AnonPages"),
+            },
+            "fs": disk,
+            "runtime": { "imageFs": disk, "containerFs": disk },
+            "rlimit": { "time": now, "maxpid": pid_max(), "curproc": processes() },
+        },
+        "pods": pods,
+    })
+}
+
+fn pid_max() -> u64 {
+    std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+}
+
+fn processes() -> u64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let field = text.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1));
+    field.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn pod(u: &PodUse) -> Value {
+    let s = &u.stats;
+    let started = u.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.clone());
+    let containers: Vec<Value> = s
+        .containers
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name, "startTime": started,
+                "cpu": cpu(&c.cpu), "memory": memory(&c.memory),
+                "rootfs": { "time": stamp(c.writable_layer.timestamp), "usedBytes": c.writable_layer.used_bytes,
+                    "inodesUsed": c.writable_layer.inodes_used },
+            })
+        })
+        .collect();
+    let network = s.interfaces.first().map(|i| {
+        let one = |i: &oci::runtime::InterfaceStats| {
+            json!({ "name": i.name, "rxBytes": i.rx_bytes, "rxErrors": i.rx_errors,
+                "txBytes": i.tx_bytes, "txErrors": i.tx_errors })
+        };
+        let mut value = one(i);
+        value["time"] = stamp(s.cpu.timestamp);
+        value["interfaces"] = s.interfaces.iter().map(one).collect();
+        value
+    });
+    json!({
+        "podRef": { "name": s.metadata.name, "namespace": s.metadata.namespace, "uid": s.metadata.uid },
+        "startTime": started,
+        "containers": containers,
+        "cpu": cpu(&s.cpu),
+        "memory": memory(&s.memory),
+        "network": network,
+        "process_stats": { "process_count": s.pids },
+    })
+}
+
+/// Writes metric families in the text format.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &BTreeMap<&str, &str>, value: f64, nanos: i64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(k, v)| format!("{k}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")))
+            .collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let time = if nanos == 0 { String::new() } else { format!(" {}", nanos / 1_000_000) };
+        let _ = writeln!(self.0, "{name}{labels} {value}{time}");
+    }
+}
+
+/// The document of `/metrics/resource`, which metrics.k8s.io is made from.
+pub async fn resource(k: &Arc<Kubelet>) -> String {
+    let pods = pods(k).await;
+    let mut t = Text::default();
+    let seconds = |n: u64| n as f64 / 1e9;
+    let containers = || {
+        pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))).map(|(p, c)| {
+            let m = &p.stats.metadata;
+            let labels: BTreeMap<&str, &str> = BTreeMap::from([
+                ("container", c.name.as_str()),
+                ("namespace", m.namespace.as_str()),
+                ("pod", m.name.as_str()),
+            ]);
+            (labels, c, p)
+        })
+    };
+    t.family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container");
+    for (labels, c, _) in containers() {
+        let value = seconds(c.cpu.usage_core_nanoseconds);
+        t.sample("container_cpu_usage_seconds_total", &labels, value, c.cpu.timestamp);
+    }
+    t.family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes");
+    for (labels, c, _) in containers() {
+        t.sample("container_memory_working_set_bytes", &labels, c.memory.working_set as f64, c.memory.timestamp);
+    }
+    t.family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch");
+    for (labels, _, p) in containers() {
+        let start = p.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0.as_second()));
+        t.sample("container_start_time_seconds", &labels, start.unwrap_or(0) as f64, 0);
+    }
+    let none = BTreeMap::new();
+    let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
+    t.family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node");
+    t.sample("node_cpu_usage_seconds_total", &none, seconds(node_cpu()), now);
+    t.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
+    let used = k.machine.memory.saturating_sub(crate::facts::meminfo("MemAvailable"));
+    t.sample("node_memory_working_set_bytes", &none, used as f64, now);
+    let labels = |p: &PodUse| (p.stats.metadata.namespace.clone(), p.stats.metadata.name.clone());
+    t.family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod");
+    for p in &pods {
+        let (namespace, pod) = labels(p);
+        let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
+        t.sample("pod_cpu_usage_seconds_total", &l, seconds(p.stats.cpu.usage_core_nanoseconds), p.stats.cpu.timestamp);
+    }
+    t.family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes");
+    for p in &pods {
+        let (namespace, pod) = labels(p);
+        let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
+        t.sample("pod_memory_working_set_bytes", &l, p.stats.memory.working_set as f64, p.stats.memory.timestamp);
+    }
+    t.family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+    t.sample("resource_scrape_error", &none, 0.0, 0);
+    t.0
+}
+
+/// The document of `/metrics/cadvisor`: the families dashboards look at.
+pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
+    let pods = pods(k).await;
+    let mut t = Text::default();
+    type Pick = fn(&oci::runtime::ContainerStats) -> f64;
+    let families: [(&str, &str, &str, Pick); 6] = [
+        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
+            c.cpu.usage_core_nanoseconds as f64 / 1e9
+        }),
+        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", |c| c.memory.usage as f64),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| {
+            c.memory.working_set as f64
+        }),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| c.memory.rss as f64),
+        ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container.", |c| {
+            c.writable_layer.used_bytes as f64
+        }),
+        ("container_processes", "gauge", "Number of processes running inside the container.", |c| c.pids as f64),
+    ];
+    for (name, kind, help, pick) in families {
+        t.family(name, kind, help);
+        for (p, c) in pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))) {
+            let m = &p.stats.metadata;
+            let labels = BTreeMap::from([
+                ("container", c.name.as_str()),
+                ("id", c.id.as_str()),
+                ("namespace", m.namespace.as_str()),
+                ("pod", m.name.as_str()),
+            ]);
+            t.sample(name, &labels, pick(c), c.cpu.timestamp);
+        }
+    }
+    for (name, rx) in [("container_network_receive_bytes_total", true), ("container_network_transmit_bytes_total", false)] {
+        t.family(name, "counter", "Cumulative count of bytes.");
+        for (p, i) in pods.iter().flat_map(|p| p.stats.interfaces.iter().map(move |i| (p, i))) {
+            let m = &p.stats.metadata;
+            let labels = BTreeMap::from([
+                ("interface", i.name.as_str()),
+                ("namespace", m.namespace.as_str()),
+                ("pod", m.name.as_str()),
+            ]);
+            t.sample(name, &labels, if rx { i.rx_bytes } else { i.tx_bytes } as f64, 0);
+        }
+    }
+    t.0
+}
+
+/// The document of `/metrics`: the kubelet itself.
+pub fn own(k: &Kubelet) -> String {
+    let mut t = Text::default();
+    let none = BTreeMap::new();
+    let pods = k.all_pods();
+    let running = |p: &&Pod| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+    t.family("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
+    t.sample("kubelet_running_pods", &none, pods.iter().filter(running).count() as f64, 0);
+    t.family("kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run");
+    t.sample("kubelet_desired_pods", &none, pods.len() as f64, 0);
+    t.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
+    t.sample("kubelet_node_name", &BTreeMap::from([("node", k.options.name.as_str())]), 1.0, 0);
+    let rss = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = rss.split_whitespace().nth(1).and_then(|w| w.parse::<f64>().ok()).unwrap_or(0.0);
+    t.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
+    t.sample("process_resident_memory_bytes", &none, pages * 4096.0, 0);
+    t.0
+}

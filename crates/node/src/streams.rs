@@ -1,0 +1,633 @@
+//! exec, attach, run and port-forward: a runtime's streams behind websockets or SPDY.
+//!
+//! Both transports become the same pair of queues of numbered channels (0 standard input, 1 output, 2 error output,
+//! 3 the final status, 4 terminal sizes), so that the work is written once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use oci::runtime::{ContainerState, Error, Runtime, Stream, StreamOptions, TerminalSize};
+use serde::Deserialize;
+use serde_json::json;
+use serve::spdy::{self, SpdyStream, SpdyWriter};
+use serve::{Body, empty};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::kubelet::Kubelet;
+use crate::observe;
+use crate::server::{Query, text};
+
+/// Messages that wait on either side.
+const QUEUE: usize = 32;
+/// How long a SPDY client may take to open all its streams.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes read from a process at once.
+const BUFFER: usize = 32 << 10;
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const RESIZE: u8 = 4;
+
+/// From the client.
+enum In {
+    Data(u8, Bytes),
+    Close(u8),
+}
+
+/// To the client.
+struct Out(u8, Bytes);
+
+/// Both directions.
+struct Mux {
+    incoming: mpsc::Receiver<In>,
+    outgoing: mpsc::Sender<Out>,
+}
+
+/// What the request wants; `None` with an answer when it is malformed.
+fn options(query: &Query) -> Result<StreamOptions, Box<Response<Body>>> {
+    let is = |long: &str, short: &str| query.flag(long) || query.flag(short);
+    let tty = query.flag("tty");
+    let options = StreamOptions {
+        stdin: is("input", "stdin"),
+        stdout: is("output", "stdout"),
+        stderr: is("error", "stderr") && !tty,
+        tty,
+        size: None,
+    };
+    if !options.stdin && !options.stdout && !options.stderr {
+        let why = "you must specify at least 1 of stdin, stdout, stderr";
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, why)));
+    }
+    Ok(options)
+}
+
+/// The id of a pod's running container.
+async fn running(k: &Kubelet, (namespace, pod, container): (&str, &str, &str)) -> Result<String, Box<Response<Body>>> {
+    let not_found = |what: String| Box::new(text(StatusCode::NOT_FOUND, what));
+    let Some(handle) = k.handle_of(namespace, pod) else {
+        return Err(not_found("pod does not exist".into()));
+    };
+    let uid = handle.pod.lock().metadata.uid.clone().unwrap_or_default();
+    let found = k.runtime.list_containers(observe::of_pod(&uid)).await.unwrap_or_default();
+    let live = found.into_iter().find(|c| c.name == container && c.state == ContainerState::Running);
+    live.map(|c| c.id).ok_or_else(|| not_found(format!("container not found (\"{container}\")")))
+}
+
+/// Runs a command with the client's streams.
+pub async fn exec(
+    k: &Arc<Kubelet>,
+    who: (&str, &str, &str),
+    query: &Query,
+    request: Request<Body>,
+) -> Response<Body> {
+    let (id, want) = match (running(k, who).await, options(query)) {
+        (Ok(id), Ok(want)) => (id, want),
+        (Err(r), _) | (_, Err(r)) => return *r,
+    };
+    let (runtime, command) = (k.runtime.clone(), query.all("command"));
+    let opts = want.clone();
+    upgrade(request, want, move |mux| async move {
+        let stream = runtime.exec(&id, command, opts).await;
+        remote(stream, mux).await;
+    })
+}
+
+/// Attaches the client to a container's own streams.
+pub async fn attach(
+    k: &Arc<Kubelet>,
+    who: (&str, &str, &str),
+    query: &Query,
+    request: Request<Body>,
+) -> Response<Body> {
+    let (id, mut want) = match (running(k, who).await, options(query)) {
+        (Ok(id), Ok(want)) => (id, want),
+        (Err(r), _) | (_, Err(r)) => return *r,
+    };
+    let handle = k.handle_of(who.0, who.1);
+    let spec = handle.and_then(|h| h.pod.lock().spec.as_ref().and_then(|s| pods::spec::find(s, who.2)));
+    if let Some((_, c)) = spec {
+        want.tty = c.tty == Some(true);
+        want.stderr &= !want.tty;
+    }
+    let runtime = k.runtime.clone();
+    let opts = want.clone();
+    upgrade(request, want, move |mux| async move {
+        let stream = runtime.attach(&id, opts).await;
+        remote(stream, mux).await;
+    })
+}
+
+/// Runs a command to its end and answers with what it wrote.
+pub async fn run(k: &Arc<Kubelet>, who: (&str, &str, &str), query: &Query) -> Response<Body> {
+    let id = match running(k, who).await {
+        Ok(id) => id,
+        Err(r) => return *r,
+    };
+    let command = query.get("cmd").unwrap_or("").split_whitespace().map(str::to_string).collect();
+    match k.runtime.exec_sync(&id, command, 0).await {
+        Ok(r) => text(StatusCode::OK, [r.stdout, r.stderr].concat()),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    }
+}
+
+/// Carries a process's streams until it ends or the client goes.
+async fn remote(stream: Result<Stream, Error>, mux: Mux) {
+    let Mux { mut incoming, outgoing } = mux;
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            let _ = outgoing.send(Out(STATUS, failure(&error.to_string()))).await;
+            return;
+        }
+    };
+    let Stream { mut stdin, stdout, stderr, resize, exit } = stream;
+    let feed = async move {
+        while let Some(message) = incoming.recv().await {
+            match message {
+                In::Data(STDIN, data) => {
+                    if let Some(pipe) = &mut stdin
+                        && (pipe.write_all(&data).await.is_err() || pipe.flush().await.is_err())
+                    {
+                        stdin = None;
+                    }
+                }
+                In::Close(STDIN) => stdin = None,
+                In::Data(RESIZE, data) => {
+                    if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Size>(&data)) {
+                        let _ = resize.send(TerminalSize { width: size.width, height: size.height }).await;
+                    }
+                }
+                In::Data(..) | In::Close(_) => {}
+            }
+        }
+    };
+    let drain = async {
+        tokio::join!(pump(stdout, STDOUT, &outgoing), pump(stderr, STDERR, &outgoing));
+    };
+    let work = async {
+        let (code, ()) = tokio::join!(exit, drain);
+        let status = match code {
+            Ok(0) => success(),
+            Ok(code) => exited(code),
+            Err(error) => failure(&error.to_string()),
+        };
+        let _ = outgoing.send(Out(STATUS, status)).await;
+    };
+    tokio::pin!(feed, work);
+    tokio::select! {
+        () = &mut work => {}
+        // The client is gone: dropping the work ends the command.
+        () = &mut feed => {}
+    }
+}
+
+#[derive(Deserialize)]
+struct Size {
+    #[serde(rename = "Width", alias = "width")]
+    width: u16,
+    #[serde(rename = "Height", alias = "height")]
+    height: u16,
+}
+
+async fn pump(from: Option<Box<dyn AsyncRead + Send + Unpin>>, channel: u8, to: &mpsc::Sender<Out>) {
+    let Some(mut from) = from else { return };
+    let mut buffer = vec![0; BUFFER];
+    while let Ok(n) = from.read(&mut buffer).await {
+        if n == 0 || to.send(Out(channel, Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn success() -> Bytes {
+    json!({ "metadata": {}, "status": "Success" }).to_string().into()
+}
+
+fn exited(code: i32) -> Bytes {
+    let message = format!("command terminated with non-zero exit code: exit status {code}");
+    json!({
+        "metadata": {}, "status": "Failure", "message": message, "reason": "NonZeroExitCode",
+        "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
+    })
+    .to_string()
+    .into()
+}
+
+fn failure(why: &str) -> Bytes {
+    let message = format!("error executing command in container: {why}");
+    json!({ "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500 })
+        .to_string()
+        .into()
+}
+
+/// The words of a comma-separated header.
+fn listed<B>(request: &Request<B>, name: &str) -> Vec<String> {
+    let values = request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).map(|w| w.trim().to_string()).filter(|w| !w.is_empty()).collect()
+}
+
+fn wants<B>(request: &Request<B>, protocol: &str) -> bool {
+    listed(request, "upgrade").iter().any(|u| u.eq_ignore_ascii_case(protocol))
+}
+
+fn switching(headers: &[(&str, String)]) -> Response<Body> {
+    let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::CONNECTION, "Upgrade");
+    for (name, value) in headers {
+        response = response.header(*name, value);
+    }
+    response.body(empty()).unwrap_or_else(|e| text(StatusCode::BAD_REQUEST, e.to_string()))
+}
+
+/// The answer that opens a websocket with this subprotocol.
+fn open_websocket<B>(request: &Request<B>, protocol: &str) -> Response<Body> {
+    let key = request.headers().get("sec-websocket-key").map(|k| k.as_bytes().to_vec()).unwrap_or_default();
+    let mut headers = vec![
+        ("upgrade", "websocket".to_string()),
+        ("sec-websocket-accept", derive_accept_key(&key)),
+    ];
+    if !protocol.is_empty() {
+        headers.push(("sec-websocket-protocol", protocol.to_string()));
+    }
+    switching(&headers)
+}
+
+/// Switches to a websocket or to SPDY, whichever the client asks for, and runs the work on it.
+fn upgrade<W, F>(mut request: Request<Body>, want: StreamOptions, work: W) -> Response<Body>
+where
+    W: FnOnce(Mux) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    const KNOWN: [&str; 4] =
+        ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io"];
+    if wants(&request, "websocket") {
+        let offered = listed(&request, "sec-websocket-protocol");
+        let Some(protocol) = KNOWN.into_iter().find(|k| offered.iter().any(|o| o == k)).filter(|p| !p.contains("base64"))
+        else {
+            return text(StatusCode::BAD_REQUEST, format!("none of the subprotocols {offered:?} is supported"));
+        };
+        let answer = open_websocket(&request, protocol);
+        tokio::spawn(async move {
+            if let Some(socket) = websocket(&mut request).await {
+                on_websocket(socket, &want, protocol, work).await;
+            }
+        });
+        return answer;
+    }
+    if wants(&request, "spdy/3.1") {
+        const VERSIONS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+        let offered = listed(&request, "x-stream-protocol-version");
+        let Some(version) = VERSIONS.into_iter().find(|k| offered.iter().any(|o| o == k)) else {
+            return text(StatusCode::FORBIDDEN, format!("none of the protocols {offered:?} is supported"));
+        };
+        tokio::spawn(async move {
+            if let Ok(io) = hyper::upgrade::on(&mut request).await {
+                on_spdy(spdy::serve(TokioIo::new(io)), &want, work).await;
+            }
+        });
+        return switching(&[("upgrade", "SPDY/3.1".into()), ("x-stream-protocol-version", version.into())]);
+    }
+    text(StatusCode::BAD_REQUEST, "you must upgrade to websockets or SPDY/3.1")
+}
+
+type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+
+async fn websocket(request: &mut Request<Body>) -> Option<Socket> {
+    let io = hyper::upgrade::on(request).await.ok()?;
+    Some(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await)
+}
+
+async fn on_websocket<W, F>(socket: Socket, want: &StreamOptions, protocol: &str, work: W)
+where
+    W: FnOnce(Mux) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (mut sink, mut source) = socket.split();
+    let (to_work, incoming) = mpsc::channel(QUEUE);
+    let (outgoing, mut from_work) = mpsc::channel::<Out>(QUEUE);
+    let frame = |channel: u8, data: &[u8]| Message::binary([&[channel], data].concat());
+    // An empty message says that the connection stands.
+    let first = if want.stdout { STDOUT } else if want.stderr { STDERR } else { STATUS };
+    if sink.send(frame(first, &[])).await.is_err() {
+        return;
+    }
+    let half_close = protocol.starts_with("v5");
+    let reader = tokio::spawn(async move {
+        while let Some(Ok(message)) = source.next().await {
+            let data = match message {
+                Message::Binary(data) => data,
+                Message::Text(t) => Bytes::copy_from_slice(t.as_bytes()),
+                Message::Close(_) => return,
+                _ => continue,
+            };
+            let told = match data.first() {
+                Some(255) if half_close => In::Close(data.get(1).copied().unwrap_or(STDIN)),
+                Some(channel) => In::Data(*channel, data.slice(1..)),
+                None => continue,
+            };
+            if to_work.send(told).await.is_err() {
+                return;
+            }
+        }
+    });
+    let worker = tokio::spawn(work(Mux { incoming, outgoing }));
+    while let Some(Out(channel, data)) = from_work.recv().await {
+        if sink.send(frame(channel, &data)).await.is_err() {
+            worker.abort();
+            break;
+        }
+    }
+    let _ = sink.send(Message::Close(None)).await;
+    // The client answers the close; it is read so that nothing it sent is lost in a reset.
+    let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
+}
+
+fn channel(kind: &str) -> Option<u8> {
+    Some(match kind {
+        "stdin" => STDIN,
+        "stdout" => STDOUT,
+        "stderr" => STDERR,
+        "error" => STATUS,
+        "resize" => RESIZE,
+        _ => return None,
+    })
+}
+
+async fn on_spdy<W, F>(mut streams: mpsc::Receiver<SpdyStream>, want: &StreamOptions, work: W)
+where
+    W: FnOnce(Mux) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let wanted = 1 + [want.stdin, want.stdout, want.stderr, want.tty].iter().filter(|w| **w).count();
+    let (to_work, incoming) = mpsc::channel(QUEUE);
+    let (outgoing, mut from_work) = mpsc::channel::<Out>(QUEUE);
+    let mut writers: HashMap<u8, SpdyWriter> = HashMap::new();
+    let gather = async {
+        while writers.len() < wanted {
+            let Some(stream) = streams.recv().await else { return false };
+            let Some(channel) = stream.headers.get("streamtype").and_then(|t| channel(t)) else { continue };
+            writers.insert(channel, stream.outgoing);
+            let (mut data, to_work) = (stream.incoming, to_work.clone());
+            tokio::spawn(async move {
+                while let Some(bytes) = data.recv().await {
+                    if to_work.send(In::Data(channel, bytes)).await.is_err() {
+                        return;
+                    }
+                }
+                let _ = to_work.send(In::Close(channel)).await;
+            });
+        }
+        true
+    };
+    if !matches!(tokio::time::timeout(OPEN_LIMIT, gather).await, Ok(true)) {
+        return;
+    }
+    let worker = tokio::spawn(work(Mux { incoming, outgoing }));
+    // Only a vanished connection ends the queue of streams: then there is no one left to work for.
+    let gone = async { while streams.recv().await.is_some() {} };
+    let send = async {
+        while let Some(Out(channel, data)) = from_work.recv().await {
+            let Some(writer) = writers.get(&channel) else { continue };
+            if writer.send(&data).await.is_err() {
+                return;
+            }
+        }
+        for writer in writers.values() {
+            let _ = writer.finish().await;
+        }
+    };
+    tokio::select! {
+        () = send => {}
+        () = gone => {}
+    }
+    drop(to_work);
+    worker.abort();
+}
+
+/// Forwards ports of a pod.
+pub async fn port_forward(
+    k: &Arc<Kubelet>,
+    (namespace, pod): (&str, &str),
+    query: &Query,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+    let Some(handle) = k.handle_of(namespace, pod) else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    let uid = handle.pod.lock().metadata.uid.clone().unwrap_or_default();
+    let sandboxes = k.runtime.list_sandboxes(observe::of_pod(&uid)).await.unwrap_or_default();
+    let live = sandboxes.into_iter().find(|s| s.state == oci::runtime::SandboxState::Ready);
+    let Some(sandbox) = live.map(|s| s.id) else {
+        return text(StatusCode::NOT_FOUND, "the pod has no running sandbox");
+    };
+    let runtime = k.runtime.clone();
+    if wants(&request, "websocket") {
+        let offered = listed(&request, "sec-websocket-protocol");
+        let has = |p: &str| offered.iter().any(|o| o == p);
+        if has(TUNNEL) {
+            let answer = open_websocket(&request, TUNNEL);
+            tokio::spawn(async move {
+                let Some(socket) = websocket(&mut request).await else { return };
+                forward_spdy(runtime, sandbox, spdy::serve(tunnel(socket))).await;
+            });
+            return answer;
+        }
+        if !has("v4.channel.k8s.io") && !has("portforward.k8s.io") {
+            return text(StatusCode::BAD_REQUEST, format!("none of the subprotocols {offered:?} is supported"));
+        }
+        let ports: Vec<u16> = query.all("port").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+        if ports.is_empty() || ports.len() > 100 {
+            return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required");
+        }
+        let answer = open_websocket(&request, if has("v4.channel.k8s.io") { "v4.channel.k8s.io" } else { "portforward.k8s.io" });
+        tokio::spawn(async move {
+            if let Some(socket) = websocket(&mut request).await {
+                forward_channels(runtime, sandbox, ports, socket).await;
+            }
+        });
+        return answer;
+    }
+    if wants(&request, "spdy/3.1") {
+        tokio::spawn(async move {
+            if let Ok(io) = hyper::upgrade::on(&mut request).await {
+                forward_spdy(runtime, sandbox, spdy::serve(TokioIo::new(io))).await;
+            }
+        });
+        return switching(&[
+            ("upgrade", "SPDY/3.1".into()),
+            ("x-stream-protocol-version", "portforward.k8s.io".into()),
+        ]);
+    }
+    text(StatusCode::BAD_REQUEST, "you must upgrade to websockets or SPDY/3.1")
+}
+
+/// A byte stream inside a websocket's binary messages.
+fn tunnel(socket: Socket) -> tokio::io::DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(64 << 10);
+    let (mut sink, mut source) = socket.split();
+    let (mut reader, mut writer) = tokio::io::split(ours);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = source.next().await {
+            match message {
+                Message::Binary(data) => {
+                    if writer.write_all(&data).await.is_err() {
+                        return;
+                    }
+                }
+                Message::Close(_) => break,
+                _ => {}
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut buffer = vec![0; BUFFER];
+        while let Ok(n) = reader.read(&mut buffer).await {
+            if n == 0 || sink.send(Message::binary(buffer[..n].to_vec())).await.is_err() {
+                break;
+            }
+        }
+        let _ = sink.send(Message::Close(None)).await;
+    });
+    theirs
+}
+
+/// Pairs of data and error streams, as they come.
+async fn forward_spdy(runtime: Arc<dyn Runtime>, sandbox: String, mut streams: mpsc::Receiver<SpdyStream>) {
+    let mut half: HashMap<String, SpdyStream> = HashMap::new();
+    while let Some(stream) = streams.recv().await {
+        let id = stream.headers.get("requestid").cloned().unwrap_or_default();
+        let Some(other) = half.remove(&id) else {
+            half.insert(id, stream);
+            continue;
+        };
+        let is_data = |s: &SpdyStream| s.headers.get("streamtype").map(String::as_str) == Some("data");
+        let (data, error) = if is_data(&stream) { (stream, other) } else { (other, stream) };
+        let port = data.headers.get("port").and_then(|p| p.parse().ok()).unwrap_or(0);
+        let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
+        tokio::spawn(async move {
+            let SpdyStream { mut incoming, outgoing, .. } = data;
+            let target = Target::Spdy(outgoing.clone());
+            let outcome = forward_one(&*runtime, &sandbox, port, &mut incoming, target).await;
+            if let Err(why) = outcome {
+                let _ = error.outgoing.send(why.as_bytes()).await;
+            }
+            let _ = outgoing.finish().await;
+            let _ = error.outgoing.finish().await;
+        });
+    }
+}
+
+/// Where what comes from the pod goes.
+enum Target {
+    Spdy(SpdyWriter),
+    Channel(mpsc::Sender<Out>, u8),
+}
+
+impl Target {
+    /// `false` when the client is gone.
+    async fn send(&self, data: &[u8]) -> bool {
+        match self {
+            Target::Spdy(writer) => writer.send(data).await.is_ok(),
+            Target::Channel(queue, channel) => {
+                queue.send(Out(*channel, Bytes::copy_from_slice(data))).await.is_ok()
+            }
+        }
+    }
+}
+
+/// Carries one connection.
+async fn forward_one(
+    runtime: &dyn Runtime,
+    sandbox: &str,
+    port: u16,
+    incoming: &mut mpsc::Receiver<Bytes>,
+    target: Target,
+) -> Result<(), String> {
+    let connection = runtime.port_forward(sandbox, port).await;
+    let connection = connection.map_err(|e| format!("failed to connect to localhost:{port} inside the pod: {e}"))?;
+    let (mut reader, mut writer) = tokio::io::split(connection);
+    let up = async {
+        while let Some(data) = incoming.recv().await {
+            if writer.write_all(&data).await.is_err() {
+                break;
+            }
+        }
+        let _ = writer.shutdown().await;
+    };
+    let down = async {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match reader.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) if !target.send(&buffer[..n]).await => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        () = &mut down => {}
+        () = &mut up => down.await,
+    }
+    Ok(())
+}
+
+/// Two channels per port: data and error, each of which begins with the port.
+async fn forward_channels(runtime: Arc<dyn Runtime>, sandbox: String, ports: Vec<u16>, socket: Socket) {
+    let (mut sink, mut source) = socket.split();
+    let (outgoing, mut messages) = mpsc::channel::<Out>(QUEUE);
+    let mut inputs = Vec::new();
+    for (i, port) in ports.into_iter().enumerate() {
+        let (sender, mut incoming) = mpsc::channel(QUEUE);
+        inputs.push(sender);
+        let (runtime, sandbox, outgoing) = (runtime.clone(), sandbox.clone(), outgoing.clone());
+        let data = u8::try_from(i * 2).unwrap_or(0);
+        tokio::spawn(async move {
+            for channel in [data, data + 1] {
+                let hello = Bytes::copy_from_slice(&port.to_le_bytes());
+                if outgoing.send(Out(channel, hello)).await.is_err() {
+                    return;
+                }
+            }
+            let target = Target::Channel(outgoing.clone(), data);
+            if let Err(why) = forward_one(&*runtime, &sandbox, port, &mut incoming, target).await {
+                let _ = outgoing.send(Out(data + 1, why.into())).await;
+            }
+        });
+    }
+    drop(outgoing);
+    let feed = async {
+        while let Some(Ok(message)) = source.next().await {
+            let Message::Binary(data) = message else { continue };
+            let Some(channel) = data.first().filter(|c| **c % 2 == 0) else { continue };
+            if let Some(input) = inputs.get(usize::from(channel / 2)) {
+                let _ = input.send(data.slice(1..)).await;
+            }
+        }
+    };
+    let drain = async {
+        while let Some(Out(channel, data)) = messages.recv().await {
+            if sink.send(Message::binary([&[channel], &data[..]].concat())).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.send(Message::Close(None)).await;
+    };
+    tokio::select! {
+        () = feed => {}
+        () = drain => {}
+    }
+}
