@@ -26,6 +26,8 @@ enum Command {
     Apiserver(roles::apiserver::Args),
     /// Run the controllers alone, against any API server
     Controllers(roles::controllers::Args),
+    /// Run the node of this machine: kubelet, proxy and DNS
+    Node(roles::node::Args),
     /// Run the scheduler alone, against any API server
     Scheduler(roles::scheduler::Args),
     /// Own the containers of one node
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result: Result<(), roles::RoleError> = match Cli::parse().command {
         Command::Apiserver(args) => roles::apiserver::run(args),
         Command::Controllers(args) => roles::controllers::run(args),
+        Command::Node(args) => roles::node::run(args),
         Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Supervisor(args) => roles::supervisor::run(args),
         Command::Version => {

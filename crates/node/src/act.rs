@@ -13,7 +13,14 @@ use crate::{halt, sandbox, volume};
 
 impl Worker {
     /// Starts what the plan asks for, unless it is under way.
-    pub(crate) fn act(&mut self, action: Action, plan: &Plan, pod: &Arc<Pod>, snap: &Snapshot, now: Timestamp) {
+    pub(crate) fn act(
+        &mut self,
+        action: Action,
+        plan: &Plan,
+        pod: &Arc<Pod>,
+        snap: &Snapshot,
+        now: Timestamp,
+    ) {
         let k = self.k.clone();
         match action {
             Action::MakeSandbox { attempt } => {
@@ -155,7 +162,13 @@ impl Worker {
     }
 
     /// Refreshes files from the API when they changed or a token gets old.
-    pub(crate) fn keep_fresh(&mut self, pod: &Arc<Pod>, plan: &Plan, now: Timestamp, wake: &mut Option<Timestamp>) {
+    pub(crate) fn keep_fresh(
+        &mut self,
+        pod: &Arc<Pod>,
+        plan: &Plan,
+        now: Timestamp,
+        wake: &mut Option<Timestamp>,
+    ) {
         if plan.over {
             return;
         }

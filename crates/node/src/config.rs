@@ -37,6 +37,8 @@ pub struct Options {
     pub cgroup_root: String,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Range of the addresses of this node's pods, when nobody else gives it one.
+    pub pod_cidr: Option<String>,
     /// `providerID` of the Node object.
     pub provider_id: Option<String>,
 }
@@ -59,6 +61,7 @@ impl Options {
             client_ca: None,
             cgroup_root: "/kubepods".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            pod_cidr: None,
             provider_id: None,
         }
     }

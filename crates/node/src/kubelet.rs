@@ -221,6 +221,15 @@ impl Kubelet {
         self.pods.synced().await;
         self.services.synced().await;
         self.clean_orphans().await;
+        let sandboxes = self.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
+        let runs = |p: &Arc<Pod>| {
+            let uid = p.metadata.uid.as_deref();
+            !pods::spec::host_network(p) && sandboxes.iter().any(|s| uid == Some(&s.metadata.uid))
+        };
+        let adopted: Vec<Arc<Pod>> = self.pods.list("").into_iter().filter(runs).collect();
+        if let Err(error) = self.network.adopt(&adopted).await {
+            tracing::warn!(error, "the network of running pods was not brought in line");
+        }
         let kubelet = self.clone();
         self.pods.hook(move |change| {
             let uid = |p: &Arc<Pod>| p.metadata.uid.clone().unwrap_or_default();
@@ -281,22 +290,17 @@ impl Kubelet {
         let known: std::collections::HashSet<String> =
             self.pods.list("").iter().filter_map(|p| p.metadata.uid.clone()).collect();
         let sandboxes = self.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
-        for s in sandboxes {
-            let Some(uid) = s.labels.get(POD_UID).filter(|u| !known.contains(*u)) else { continue };
-            tracing::info!(pod = %s.metadata.name, "removing a pod that no longer exists");
-            let of_it = Filter { sandbox: Some(s.id.clone()), ..Filter::default() };
-            for c in self.runtime.list_containers(of_it).await.unwrap_or_default() {
-                if let Err(error) = self.runtime.stop_container(&c.id, 10).await {
-                    tracing::warn!(%error, container = %c.id, "an orphan could not be stopped");
+        let orphans = sandboxes.iter().filter(|s| s.labels.get(POD_UID).is_some_and(|u| !known.contains(u)));
+        futures_util::future::join_all(orphans.map(|s| self.remove_orphan(s))).await;
+        let data = self.options.data_dir.clone();
+        let logs = self.options.log_dir.clone();
+        let clean = move || {
+            for entry in std::fs::read_dir(&logs).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.rsplit('_').next().is_some_and(|uid| !known.contains(uid)) {
+                    let _ = std::fs::remove_dir_all(entry.path());
                 }
             }
-            let _ = self.network.detach(uid).await;
-            if let Err(error) = self.runtime.remove_sandbox(&s.id).await {
-                tracing::warn!(%error, sandbox = %s.id, "an orphan could not be removed");
-            }
-        }
-        let data = self.options.data_dir.clone();
-        let clean = move || {
             for uid in volumes::setup::pods_with_data(&data).into_iter().filter(|u| !known.contains(u)) {
                 if let Err(error) = volumes::setup::tear_down(&volumes::setup::pod_dir(&data, &uid)) {
                     tracing::warn!(%error, pod = uid, "files of an orphan are left");
@@ -305,6 +309,20 @@ impl Kubelet {
         };
         if let Err(error) = tokio::task::spawn_blocking(clean).await {
             tracing::warn!(%error, "the removal of orphans failed");
+        }
+    }
+
+    async fn remove_orphan(&self, s: &oci::runtime::SandboxStatus) {
+        tracing::info!(pod = %s.metadata.name, "removing a pod that no longer exists");
+        let of_it = Filter { sandbox: Some(s.id.clone()), ..Filter::default() };
+        let containers = self.runtime.list_containers(of_it).await.unwrap_or_default();
+        let stops = containers.iter().map(|c| self.runtime.stop_container(&c.id, 10));
+        for error in futures_util::future::join_all(stops).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, sandbox = %s.id, "an orphan could not be stopped");
+        }
+        let _ = self.network.detach(&s.metadata.uid).await;
+        if let Err(error) = self.runtime.remove_sandbox(&s.id).await {
+            tracing::warn!(%error, sandbox = %s.id, "an orphan could not be removed");
         }
     }
 }

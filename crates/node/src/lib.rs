@@ -8,6 +8,7 @@ pub mod config;
 pub mod container;
 pub mod events;
 pub mod facts;
+pub mod forward;
 pub mod halt;
 pub mod hooks;
 pub mod images;

@@ -45,7 +45,8 @@ fn want(query: &Query, now: Timestamp) -> Result<Want, String> {
         value.map(|v| v.parse().map_err(|_| format!("{name} {v:?} is no number"))).transpose()
     };
     let time = query.get("sinceTime").filter(|v| !v.is_empty());
-    let time = time.map(|t| t.parse::<Timestamp>().map_err(|e| format!("sinceTime {t:?}: {e}"))).transpose()?;
+    let time =
+        time.map(|t| t.parse::<Timestamp>().map_err(|e| format!("sinceTime {t:?}: {e}"))).transpose()?;
     let seconds = number("sinceSeconds")?;
     let since = seconds.and_then(|s| now.checked_sub(jiff::SignedDuration::from_secs(s)).ok());
     Ok(Want {
@@ -86,7 +87,10 @@ pub async fn answer(
         let why = if want.previous {
             format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
         } else {
-            format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {}", waiting(&handle, container))
+            format!(
+                "container \"{container}\" in pod \"{pod}\" is waiting to start: {}",
+                waiting(&handle, container)
+            )
         };
         return text(StatusCode::BAD_REQUEST, why);
     };
@@ -104,7 +108,8 @@ pub async fn answer(
         out.flush().await;
     };
     tokio::spawn(job);
-    let chunks = futures_util::stream::unfold(receiver, |mut r| async move { Some((Ok(r.recv().await?), r)) });
+    let chunks =
+        futures_util::stream::unfold(receiver, |mut r| async move { Some((Ok(r.recv().await?), r)) });
     let mut response = Response::new(streamed(chunks));
     let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
@@ -114,9 +119,14 @@ pub async fn answer(
 fn waiting(handle: &crate::kubelet::Handle, container: &str) -> String {
     let status = handle.status.lock();
     let lists = status.iter().flat_map(|s| {
-        s.init_container_statuses.iter().chain(&s.container_statuses).chain(&s.ephemeral_container_statuses).flatten()
+        s.init_container_statuses
+            .iter()
+            .chain(&s.container_statuses)
+            .chain(&s.ephemeral_container_statuses)
+            .flatten()
     });
-    let found = lists.into_iter().find(|s| s.name == container).and_then(|s| s.state.as_ref()?.waiting.as_ref());
+    let found =
+        lists.into_iter().find(|s| s.name == container).and_then(|s| s.state.as_ref()?.waiting.as_ref());
     found.and_then(|w| w.reason.clone()).unwrap_or_else(|| "ContainerCreating".into())
 }
 

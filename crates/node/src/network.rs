@@ -1,12 +1,13 @@
 //! What the kubelet needs of the pod network.
 
-pub mod fabric;
 mod edge;
+pub mod fabric;
 mod follow;
 mod guard;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
@@ -17,6 +18,11 @@ pub trait PodNetwork: Send + Sync + 'static {
     fn attach<'a>(&'a self, netns: &'a Path, pod: &'a Pod) -> BoxFuture<'a, Result<Vec<IpAddr>, String>>;
     /// Gives the pod's addresses and host ports free.
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Called once after a start with the pods that have a network here: what belongs to others is given free.
+    fn adopt<'a>(&'a self, pods: &'a [Arc<Pod>]) -> BoxFuture<'a, Result<(), String>> {
+        let _ = pods;
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A node without a pod network: pods see only their own loopback.

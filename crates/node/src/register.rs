@@ -95,6 +95,8 @@ async fn register(k: &Kubelet) -> Result<(), Error> {
         spec: Some(NodeSpec {
             taints: (!o.taints.is_empty()).then(|| o.taints.clone()),
             provider_id: o.provider_id.clone(),
+            pod_cidr: o.pod_cidr.clone(),
+            pod_cidrs: o.pod_cidr.clone().map(|c| vec![c]),
             ..NodeSpec::default()
         }),
         status: Some(status),

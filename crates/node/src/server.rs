@@ -9,15 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use serve::{Body, Handler, Limits, Peer, Running, ServerTls, full};
 
 use crate::kubelet::Kubelet;
-use crate::{logs, stats, streams};
+use crate::{forward, logs, stats, streams};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +45,9 @@ pub async fn start(k: Arc<Kubelet>) -> Result<Running, ServeError> {
     let address = k.options.listen;
     let fail = |why: String| ServeError { address, why };
     let roots = match &k.options.client_ca {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| fail(format!("read {}: {e}", path.display())))?,
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|e| fail(format!("read {}: {e}", path.display())))?
+        }
         None => String::new(),
     };
     let pki = k.options.data_dir.join("pki");
@@ -73,7 +73,9 @@ pub async fn start(k: Arc<Kubelet>) -> Result<Running, ServeError> {
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -98,7 +100,12 @@ impl Query {
     /// Reads a query string.
     pub fn parse(text: &str) -> Query {
         let pairs = text.split('&').filter(|p| !p.is_empty());
-        Query(pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
+        Query(
+            pairs
+                .map(|p| p.split_once('=').unwrap_or((p, "")))
+                .map(|(k, v)| (decode(k), decode(v)))
+                .collect(),
+        )
     }
 
     /// The first value of this name.
@@ -269,7 +276,7 @@ impl Server {
                 streams::run(k, (namespace, pod, container), &query).await
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-                streams::port_forward(k, (namespace, pod), &query, request).await
+                forward::port_forward(k, (namespace, pod), &query, request).await
             }
             ["stats", "summary"] => json_answer(&stats::summary(k).await),
             ["metrics"] => text(StatusCode::OK, stats::own(k)),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use oci::runtime::{Filter, SandboxStats, SandboxState};
+use oci::runtime::{Filter, SandboxState, SandboxStats};
 use serde_json::{Value, json};
 
 use crate::kubelet::Kubelet;
@@ -23,7 +23,8 @@ pub struct PodUse {
 pub async fn pods(k: &Kubelet) -> Vec<PodUse> {
     let all = k.all_pods();
     let sandboxes = k.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
-    let live = sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready && s.labels.contains_key(POD_UID));
+    let live =
+        sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready && s.labels.contains_key(POD_UID));
     let each = live.map(|s| async move { k.runtime.sandbox_stats(&s.id).await.ok() });
     let stats = futures_util::future::join_all(each).await;
     let with_pod = |stats: SandboxStats| {
@@ -58,7 +59,8 @@ fn node_cpu() -> u64 {
     let first = stat.lines().next().unwrap_or("");
     let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
     // All but idle and waiting; guest time is part of user time already.
-    let busy: u64 = ticks.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum();
+    let busy: u64 =
+        ticks.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum();
     busy * 10_000_000
 }
 
@@ -161,7 +163,9 @@ impl Text {
     fn sample(&mut self, name: &str, labels: &BTreeMap<&str, &str>, value: f64, nanos: i64) {
         let labels: Vec<String> = labels
             .iter()
-            .map(|(k, v)| format!("{k}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")))
+            .map(|(k, v)| {
+                format!("{k}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+            })
             .collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let time = if nanos == 0 { String::new() } else { format!(" {}", nanos / 1_000_000) };
@@ -192,11 +196,17 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
     }
     t.family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes");
     for (labels, c, _) in containers() {
-        t.sample("container_memory_working_set_bytes", &labels, c.memory.working_set as f64, c.memory.timestamp);
+        t.sample(
+            "container_memory_working_set_bytes",
+            &labels,
+            c.memory.working_set as f64,
+            c.memory.timestamp,
+        );
     }
     t.family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch");
     for (labels, _, p) in containers() {
-        let start = p.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0.as_second()));
+        let start =
+            p.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0.as_second()));
         t.sample("container_start_time_seconds", &labels, start.unwrap_or(0) as f64, 0);
     }
     let none = BTreeMap::new();
@@ -211,15 +221,29 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
     for p in &pods {
         let (namespace, pod) = labels(p);
         let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
-        t.sample("pod_cpu_usage_seconds_total", &l, seconds(p.stats.cpu.usage_core_nanoseconds), p.stats.cpu.timestamp);
+        t.sample(
+            "pod_cpu_usage_seconds_total",
+            &l,
+            seconds(p.stats.cpu.usage_core_nanoseconds),
+            p.stats.cpu.timestamp,
+        );
     }
     t.family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes");
     for p in &pods {
         let (namespace, pod) = labels(p);
         let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
-        t.sample("pod_memory_working_set_bytes", &l, p.stats.memory.working_set as f64, p.stats.memory.timestamp);
+        t.sample(
+            "pod_memory_working_set_bytes",
+            &l,
+            p.stats.memory.working_set as f64,
+            p.stats.memory.timestamp,
+        );
     }
-    t.family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+    t.family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+    );
     t.sample("resource_scrape_error", &none, 0.0, 0);
     t.0
 }
@@ -233,7 +257,9 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
         ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
             c.cpu.usage_core_nanoseconds as f64 / 1e9
         }),
-        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", |c| c.memory.usage as f64),
+        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", |c| {
+            c.memory.usage as f64
+        }),
         ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| {
             c.memory.working_set as f64
         }),
@@ -241,7 +267,9 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
         ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container.", |c| {
             c.writable_layer.used_bytes as f64
         }),
-        ("container_processes", "gauge", "Number of processes running inside the container.", |c| c.pids as f64),
+        ("container_processes", "gauge", "Number of processes running inside the container.", |c| {
+            c.pids as f64
+        }),
     ];
     for (name, kind, help, pick) in families {
         t.family(name, kind, help);
@@ -256,7 +284,9 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
             t.sample(name, &labels, pick(c), c.cpu.timestamp);
         }
     }
-    for (name, rx) in [("container_network_receive_bytes_total", true), ("container_network_transmit_bytes_total", false)] {
+    for (name, rx) in
+        [("container_network_receive_bytes_total", true), ("container_network_transmit_bytes_total", false)]
+    {
         t.family(name, "counter", "Cumulative count of bytes.");
         for (p, i) in pods.iter().flat_map(|p| p.stats.interfaces.iter().map(move |i| (p, i))) {
             let m = &p.stats.metadata;

@@ -1,4 +1,4 @@
-//! exec, attach, run and port-forward: a runtime's streams behind websockets or SPDY.
+//! exec, attach and run: a runtime's streams behind websockets or SPDY.
 //!
 //! Both transports become the same pair of queues of numbered channels (0 standard input, 1 output, 2 error output,
 //! 3 the final status, 4 terminal sizes), so that the work is written once.
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use oci::runtime::{ContainerState, Error, Runtime, Stream, StreamOptions, TerminalSize};
+use oci::runtime::{ContainerState, Error, Stream, StreamOptions, TerminalSize};
 use serde::Deserialize;
 use serde_json::json;
 use serve::spdy::{self, SpdyStream, SpdyWriter};
@@ -28,11 +28,11 @@ use crate::observe;
 use crate::server::{Query, text};
 
 /// Messages that wait on either side.
-const QUEUE: usize = 32;
+pub(crate) const QUEUE: usize = 32;
 /// How long a SPDY client may take to open all its streams.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes read from a process at once.
-const BUFFER: usize = 32 << 10;
+pub(crate) const BUFFER: usize = 32 << 10;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -47,7 +47,7 @@ enum In {
 }
 
 /// To the client.
-struct Out(u8, Bytes);
+pub(crate) struct Out(pub(crate) u8, pub(crate) Bytes);
 
 /// Both directions.
 struct Mux {
@@ -74,7 +74,10 @@ fn options(query: &Query) -> Result<StreamOptions, Box<Response<Body>>> {
 }
 
 /// The id of a pod's running container.
-async fn running(k: &Kubelet, (namespace, pod, container): (&str, &str, &str)) -> Result<String, Box<Response<Body>>> {
+async fn running(
+    k: &Kubelet,
+    (namespace, pod, container): (&str, &str, &str),
+) -> Result<String, Box<Response<Body>>> {
     let not_found = |what: String| Box::new(text(StatusCode::NOT_FOUND, what));
     let Some(handle) = k.handle_of(namespace, pod) else {
         return Err(not_found("pod does not exist".into()));
@@ -233,17 +236,18 @@ fn failure(why: &str) -> Bytes {
 }
 
 /// The words of a comma-separated header.
-fn listed<B>(request: &Request<B>, name: &str) -> Vec<String> {
+pub(crate) fn listed<B>(request: &Request<B>, name: &str) -> Vec<String> {
     let values = request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(|w| w.trim().to_string()).filter(|w| !w.is_empty()).collect()
 }
 
-fn wants<B>(request: &Request<B>, protocol: &str) -> bool {
+pub(crate) fn wants<B>(request: &Request<B>, protocol: &str) -> bool {
     listed(request, "upgrade").iter().any(|u| u.eq_ignore_ascii_case(protocol))
 }
 
-fn switching(headers: &[(&str, String)]) -> Response<Body> {
-    let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::CONNECTION, "Upgrade");
+pub(crate) fn switching(headers: &[(&str, String)]) -> Response<Body> {
+    let mut response =
+        Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::CONNECTION, "Upgrade");
     for (name, value) in headers {
         response = response.header(*name, value);
     }
@@ -251,12 +255,10 @@ fn switching(headers: &[(&str, String)]) -> Response<Body> {
 }
 
 /// The answer that opens a websocket with this subprotocol.
-fn open_websocket<B>(request: &Request<B>, protocol: &str) -> Response<Body> {
+pub(crate) fn open_websocket<B>(request: &Request<B>, protocol: &str) -> Response<Body> {
     let key = request.headers().get("sec-websocket-key").map(|k| k.as_bytes().to_vec()).unwrap_or_default();
-    let mut headers = vec![
-        ("upgrade", "websocket".to_string()),
-        ("sec-websocket-accept", derive_accept_key(&key)),
-    ];
+    let mut headers =
+        vec![("upgrade", "websocket".to_string()), ("sec-websocket-accept", derive_accept_key(&key))];
     if !protocol.is_empty() {
         headers.push(("sec-websocket-protocol", protocol.to_string()));
     }
@@ -273,9 +275,13 @@ where
         ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io"];
     if wants(&request, "websocket") {
         let offered = listed(&request, "sec-websocket-protocol");
-        let Some(protocol) = KNOWN.into_iter().find(|k| offered.iter().any(|o| o == k)).filter(|p| !p.contains("base64"))
+        let Some(protocol) =
+            KNOWN.into_iter().find(|k| offered.iter().any(|o| o == k)).filter(|p| !p.contains("base64"))
         else {
-            return text(StatusCode::BAD_REQUEST, format!("none of the subprotocols {offered:?} is supported"));
+            return text(
+                StatusCode::BAD_REQUEST,
+                format!("none of the subprotocols {offered:?} is supported"),
+            );
         };
         let answer = open_websocket(&request, protocol);
         tokio::spawn(async move {
@@ -301,9 +307,9 @@ where
     text(StatusCode::BAD_REQUEST, "you must upgrade to websockets or SPDY/3.1")
 }
 
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub(crate) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-async fn websocket(request: &mut Request<Body>) -> Option<Socket> {
+pub(crate) async fn websocket(request: &mut Request<Body>) -> Option<Socket> {
     let io = hyper::upgrade::on(request).await.ok()?;
     Some(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await)
 }
@@ -318,7 +324,13 @@ where
     let (outgoing, mut from_work) = mpsc::channel::<Out>(QUEUE);
     let frame = |channel: u8, data: &[u8]| Message::binary([&[channel], data].concat());
     // An empty message says that the connection stands.
-    let first = if want.stdout { STDOUT } else if want.stderr { STDERR } else { STATUS };
+    let first = if want.stdout {
+        STDOUT
+    } else if want.stderr {
+        STDERR
+    } else {
+        STATUS
+    };
     if sink.send(frame(first, &[])).await.is_err() {
         return;
     }
@@ -413,221 +425,4 @@ where
     }
     drop(to_work);
     worker.abort();
-}
-
-/// Forwards ports of a pod.
-pub async fn port_forward(
-    k: &Arc<Kubelet>,
-    (namespace, pod): (&str, &str),
-    query: &Query,
-    mut request: Request<Body>,
-) -> Response<Body> {
-    const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-    let Some(handle) = k.handle_of(namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, "pod does not exist");
-    };
-    let uid = handle.pod.lock().metadata.uid.clone().unwrap_or_default();
-    let sandboxes = k.runtime.list_sandboxes(observe::of_pod(&uid)).await.unwrap_or_default();
-    let live = sandboxes.into_iter().find(|s| s.state == oci::runtime::SandboxState::Ready);
-    let Some(sandbox) = live.map(|s| s.id) else {
-        return text(StatusCode::NOT_FOUND, "the pod has no running sandbox");
-    };
-    let runtime = k.runtime.clone();
-    if wants(&request, "websocket") {
-        let offered = listed(&request, "sec-websocket-protocol");
-        let has = |p: &str| offered.iter().any(|o| o == p);
-        if has(TUNNEL) {
-            let answer = open_websocket(&request, TUNNEL);
-            tokio::spawn(async move {
-                let Some(socket) = websocket(&mut request).await else { return };
-                forward_spdy(runtime, sandbox, spdy::serve(tunnel(socket))).await;
-            });
-            return answer;
-        }
-        if !has("v4.channel.k8s.io") && !has("portforward.k8s.io") {
-            return text(StatusCode::BAD_REQUEST, format!("none of the subprotocols {offered:?} is supported"));
-        }
-        let ports: Vec<u16> = query.all("port").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
-        if ports.is_empty() || ports.len() > 100 {
-            return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required");
-        }
-        let answer = open_websocket(&request, if has("v4.channel.k8s.io") { "v4.channel.k8s.io" } else { "portforward.k8s.io" });
-        tokio::spawn(async move {
-            if let Some(socket) = websocket(&mut request).await {
-                forward_channels(runtime, sandbox, ports, socket).await;
-            }
-        });
-        return answer;
-    }
-    if wants(&request, "spdy/3.1") {
-        tokio::spawn(async move {
-            if let Ok(io) = hyper::upgrade::on(&mut request).await {
-                forward_spdy(runtime, sandbox, spdy::serve(TokioIo::new(io))).await;
-            }
-        });
-        return switching(&[
-            ("upgrade", "SPDY/3.1".into()),
-            ("x-stream-protocol-version", "portforward.k8s.io".into()),
-        ]);
-    }
-    text(StatusCode::BAD_REQUEST, "you must upgrade to websockets or SPDY/3.1")
-}
-
-/// A byte stream inside a websocket's binary messages.
-fn tunnel(socket: Socket) -> tokio::io::DuplexStream {
-    let (ours, theirs) = tokio::io::duplex(64 << 10);
-    let (mut sink, mut source) = socket.split();
-    let (mut reader, mut writer) = tokio::io::split(ours);
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = source.next().await {
-            match message {
-                Message::Binary(data) => {
-                    if writer.write_all(&data).await.is_err() {
-                        return;
-                    }
-                }
-                Message::Close(_) => break,
-                _ => {}
-            }
-        }
-        let _ = writer.shutdown().await;
-    });
-    tokio::spawn(async move {
-        let mut buffer = vec![0; BUFFER];
-        while let Ok(n) = reader.read(&mut buffer).await {
-            if n == 0 || sink.send(Message::binary(buffer[..n].to_vec())).await.is_err() {
-                break;
-            }
-        }
-        let _ = sink.send(Message::Close(None)).await;
-    });
-    theirs
-}
-
-/// Pairs of data and error streams, as they come.
-async fn forward_spdy(runtime: Arc<dyn Runtime>, sandbox: String, mut streams: mpsc::Receiver<SpdyStream>) {
-    let mut half: HashMap<String, SpdyStream> = HashMap::new();
-    while let Some(stream) = streams.recv().await {
-        let id = stream.headers.get("requestid").cloned().unwrap_or_default();
-        let Some(other) = half.remove(&id) else {
-            half.insert(id, stream);
-            continue;
-        };
-        let is_data = |s: &SpdyStream| s.headers.get("streamtype").map(String::as_str) == Some("data");
-        let (data, error) = if is_data(&stream) { (stream, other) } else { (other, stream) };
-        let port = data.headers.get("port").and_then(|p| p.parse().ok()).unwrap_or(0);
-        let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
-        tokio::spawn(async move {
-            let SpdyStream { mut incoming, outgoing, .. } = data;
-            let target = Target::Spdy(outgoing.clone());
-            let outcome = forward_one(&*runtime, &sandbox, port, &mut incoming, target).await;
-            if let Err(why) = outcome {
-                let _ = error.outgoing.send(why.as_bytes()).await;
-            }
-            let _ = outgoing.finish().await;
-            let _ = error.outgoing.finish().await;
-        });
-    }
-}
-
-/// Where what comes from the pod goes.
-enum Target {
-    Spdy(SpdyWriter),
-    Channel(mpsc::Sender<Out>, u8),
-}
-
-impl Target {
-    /// `false` when the client is gone.
-    async fn send(&self, data: &[u8]) -> bool {
-        match self {
-            Target::Spdy(writer) => writer.send(data).await.is_ok(),
-            Target::Channel(queue, channel) => {
-                queue.send(Out(*channel, Bytes::copy_from_slice(data))).await.is_ok()
-            }
-        }
-    }
-}
-
-/// Carries one connection.
-async fn forward_one(
-    runtime: &dyn Runtime,
-    sandbox: &str,
-    port: u16,
-    incoming: &mut mpsc::Receiver<Bytes>,
-    target: Target,
-) -> Result<(), String> {
-    let connection = runtime.port_forward(sandbox, port).await;
-    let connection = connection.map_err(|e| format!("failed to connect to localhost:{port} inside the pod: {e}"))?;
-    let (mut reader, mut writer) = tokio::io::split(connection);
-    let up = async {
-        while let Some(data) = incoming.recv().await {
-            if writer.write_all(&data).await.is_err() {
-                break;
-            }
-        }
-        let _ = writer.shutdown().await;
-    };
-    let down = async {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match reader.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) if !target.send(&buffer[..n]).await => return,
-                Ok(_) => {}
-            }
-        }
-    };
-    tokio::pin!(up, down);
-    tokio::select! {
-        () = &mut down => {}
-        () = &mut up => down.await,
-    }
-    Ok(())
-}
-
-/// Two channels per port: data and error, each of which begins with the port.
-async fn forward_channels(runtime: Arc<dyn Runtime>, sandbox: String, ports: Vec<u16>, socket: Socket) {
-    let (mut sink, mut source) = socket.split();
-    let (outgoing, mut messages) = mpsc::channel::<Out>(QUEUE);
-    let mut inputs = Vec::new();
-    for (i, port) in ports.into_iter().enumerate() {
-        let (sender, mut incoming) = mpsc::channel(QUEUE);
-        inputs.push(sender);
-        let (runtime, sandbox, outgoing) = (runtime.clone(), sandbox.clone(), outgoing.clone());
-        let data = u8::try_from(i * 2).unwrap_or(0);
-        tokio::spawn(async move {
-            for channel in [data, data + 1] {
-                let hello = Bytes::copy_from_slice(&port.to_le_bytes());
-                if outgoing.send(Out(channel, hello)).await.is_err() {
-                    return;
-                }
-            }
-            let target = Target::Channel(outgoing.clone(), data);
-            if let Err(why) = forward_one(&*runtime, &sandbox, port, &mut incoming, target).await {
-                let _ = outgoing.send(Out(data + 1, why.into())).await;
-            }
-        });
-    }
-    drop(outgoing);
-    let feed = async {
-        while let Some(Ok(message)) = source.next().await {
-            let Message::Binary(data) = message else { continue };
-            let Some(channel) = data.first().filter(|c| **c % 2 == 0) else { continue };
-            if let Some(input) = inputs.get(usize::from(channel / 2)) {
-                let _ = input.send(data.slice(1..)).await;
-            }
-        }
-    };
-    let drain = async {
-        while let Some(Out(channel, data)) = messages.recv().await {
-            if sink.send(Message::binary([&[channel], &data[..]].concat())).await.is_err() {
-                return;
-            }
-        }
-        let _ = sink.send(Message::Close(None)).await;
-    };
-    tokio::select! {
-        () = feed => {}
-        () = drain => {}
-    }
 }

@@ -6,6 +6,7 @@
 mod body;
 mod listener;
 pub mod pki;
+pub mod spdy;
 mod tls;
 
 pub use body::{Body, BoxError, empty, full, limited, streamed};

@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod controllers;
+pub mod node;
 pub mod scheduler;
 pub mod supervisor;
 

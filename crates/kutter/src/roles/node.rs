@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Config};
-use node::{Kubelet, NoNetwork, Options};
+use node::network::fabric::{Fabric, NetworkOptions};
+use node::{Kubelet, NoNetwork, Options, PodNetwork};
 use oci::Embedded;
 use oci::runtime::Runtime;
 
@@ -34,7 +35,7 @@ pub struct Args {
     #[arg(long, default_value = "0.0.0.0:10250")]
     listen: std::net::SocketAddr,
     /// Addresses of the cluster's DNS.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.10")]
     cluster_dns: Vec<String>,
     /// The cluster's domain.
     #[arg(long, default_value = "cluster.local")]
@@ -48,6 +49,18 @@ pub struct Args {
     /// Authority that signs clients of the HTTPS server.
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
+    /// The pod network: `overlay`, or `none` for pods that see only themselves.
+    #[arg(long, default_value = "overlay")]
+    network: String,
+    /// Range of the addresses of this node's pods, when no controller gives it one.
+    #[arg(long)]
+    pod_cidr: Option<String>,
+    /// Ranges of all pods of the cluster.
+    #[arg(long, value_delimiter = ',')]
+    cluster_cidr: Vec<netplan::Cidr>,
+    /// Ranges of Services.
+    #[arg(long, value_delimiter = ',')]
+    service_cidr: Vec<netplan::Cidr>,
     /// Cgroup below which pods get theirs.
     #[arg(long, default_value = "/kubepods")]
     cgroup_root: String,
@@ -64,12 +77,15 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     };
     let options = options(&args, &name)?;
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(4));
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(async {
-        let runtime = runtime(&args).await?;
-        let _kubelet = Kubelet::start(options, client, runtime, Arc::new(NoNetwork)).await?;
-        tokio::signal::ctrl_c().await?;
-        Ok(())
-    })
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(
+        async {
+            let runtime = runtime(&args).await?;
+            let network = network(&args, &options, client.clone()).await?;
+            let _kubelet = Kubelet::start(options, client, runtime, network).await?;
+            tokio::signal::ctrl_c().await?;
+            Ok(())
+        },
+    )
 }
 
 fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
@@ -81,11 +97,31 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.static_pods.clone_from(&args.static_pods);
     options.client_ca.clone_from(&args.client_ca);
     options.cgroup_root.clone_from(&args.cgroup_root);
+    options.pod_cidr.clone_from(&args.pod_cidr);
     for label in &args.label {
-        let (key, value) = label.split_once('=').ok_or_else(|| format!("label {label:?} is not key=value"))?;
+        let (key, value) =
+            label.split_once('=').ok_or_else(|| format!("label {label:?} is not key=value"))?;
         options.labels.insert(key.into(), value.into());
     }
     Ok(options)
+}
+
+async fn network(args: &Args, o: &Options, client: Client) -> Result<Arc<dyn PodNetwork>, RoleError> {
+    match args.network.as_str() {
+        "none" => Ok(Arc::new(NoNetwork)),
+        "overlay" => {
+            let mut options = NetworkOptions::new(&o.name, &o.data_dir, o.ips.clone());
+            if !o.cluster_dns.is_empty() {
+                options.cluster_dns = o.cluster_dns.iter().map(|ip| ip.parse()).collect::<Result<_, _>>()?;
+            }
+            options.cluster_domain.clone_from(&o.cluster_domain);
+            options.resolv_conf.clone_from(&o.resolv_conf);
+            options.cluster_cidrs.clone_from(&args.cluster_cidr);
+            options.service_cidrs.clone_from(&args.service_cidr);
+            Ok(Fabric::start(client, options).await?)
+        }
+        other => Err(format!("network {other:?} is not known: use overlay or none").into()),
+    }
 }
 
 /// Connects to the runtime. The supervisor is started if it is not there, in a session of its own, so that it
@@ -94,7 +130,11 @@ async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
     let dir = match args.runtime.split_once('=') {
         None if args.runtime == "embedded" => args.data_dir.join("runtime"),
         Some(("embedded", dir)) => dir.into(),
-        _ => return Err(format!("runtime {:?} is not known: use embedded or embedded=DIR", args.runtime).into()),
+        _ => {
+            return Err(
+                format!("runtime {:?} is not known: use embedded or embedded=DIR", args.runtime).into()
+            );
+        }
     };
     std::fs::create_dir_all(&dir)?;
     if let Ok(found) = Embedded::connect(&dir).await {

@@ -369,6 +369,10 @@ impl PodNetwork for Fabric {
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(self.disconnect(uid))
     }
+
+    fn adopt<'a>(&'a self, pods: &'a [Arc<Pod>]) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.reconcile(pods))
+    }
 }
 
 /// An error with its causes, in one line.
