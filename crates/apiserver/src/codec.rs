@@ -100,6 +100,9 @@ pub fn settle(
     validation
         .judge(strict, warnings)
         .map_err(|strict| format!("strict decoding error: {}", strict.join(", ")))?;
+    if def.custom {
+        schema::prune::prune(def.schema(), value);
+    }
     schema::canonicalize(def.schema(), value).map_err(|cause| cause.to_string())
 }
 

@@ -1,1 +1,263 @@
 //! CustomResourceDefinitions: kinds that come and go while the server runs.
+//!
+//! One task follows the table of definitions. Whatever changed, it settles each definition's conditions and serves
+//! the kinds of all established ones; it carries no state of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use store::{Object, Precondition, Range, StoreError, Write};
+
+use crate::object::{self, at, metadata_mut, set_at};
+use crate::resource::Resource;
+use crate::server::ApiServer;
+
+const TABLE: &str = "apiextensions.k8s.io/customresourcedefinitions";
+const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// How often definitions are looked at while instances of deleted ones are still there.
+const CLEANUP_EVERY: Duration = Duration::from_millis(500);
+
+/// A new definition: no status but the stored version.
+pub fn prepare(object: &mut Value) {
+    let versions = at(object, "spec.versions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let stored: Vec<Value> = versions
+        .iter()
+        .filter(|version| version["storage"] == true)
+        .map(|version| version["name"].clone())
+        .collect();
+    let names = json!({"kind": "", "plural": ""});
+    set_at(object, "status", json!({"storedVersions": stored, "acceptedNames": names, "conditions": []}));
+    names_default(object);
+    if at(object, "spec.conversion").is_none() {
+        set_at(object, "spec.conversion", json!({"strategy": "None"}));
+    }
+}
+
+fn names_default(object: &mut Value) {
+    let kind = at(object, "spec.names.kind").and_then(Value::as_str).unwrap_or("").to_string();
+    for (field, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+        let path = format!("spec.names.{field}");
+        if at(object, &path).and_then(Value::as_str).unwrap_or("").is_empty() && !kind.is_empty() {
+            set_at(object, &path, value.into());
+        }
+    }
+}
+
+/// A definition whose deletion begins waits for its instances.
+pub fn terminating(object: &mut Value) {
+    if object::finalizers(object).any(|finalizer| finalizer == FINALIZER) || object::is_deleting(object) {
+        return;
+    }
+    let list = metadata_mut(object).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = list.as_array_mut() {
+        list.push(FINALIZER.into());
+    }
+    let text = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    condition(object, "Terminating", "True", "InstanceDeletionPending", text);
+}
+
+/// Sets a condition; the time changes only with the status.
+fn condition(object: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
+    let mut list = at(object, "status.conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let now = object::timestamp(jiff::Timestamp::now());
+    let mut new = json!({"type": kind, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": now});
+    match list.iter_mut().find(|own| own["type"] == kind) {
+        Some(own) => {
+            if own["status"] == status {
+                new["lastTransitionTime"] = own["lastTransitionTime"].clone();
+            }
+            *own = new;
+        }
+        None => list.push(new),
+    }
+    set_at(object, "status.conditions", list.into());
+}
+
+fn is_true(object: &Value, kind: &str) -> bool {
+    let list = at(object, "status.conditions").and_then(Value::as_array).into_iter().flatten();
+    list.into_iter().any(|own| own["type"] == kind && own["status"] == "True")
+}
+
+/// Follows the definitions until the server ends.
+pub async fn follow(server: Arc<ApiServer>) {
+    let mut stopping = server.stopping();
+    loop {
+        let revision = server.store.revision();
+        let pending = settle(&server).await;
+        let Ok(mut events) = server.store.watch(TABLE, revision) else {
+            tokio::time::sleep(CLEANUP_EVERY).await;
+            continue;
+        };
+        // Our own writes come by as events and find nothing to do.
+        let wait = async {
+            match pending {
+                true => drop(tokio::time::timeout(CLEANUP_EVERY, events.next(64)).await),
+                false => drop(events.next(64).await),
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            _ = stopping.changed() => return,
+        }
+        if *stopping.borrow() {
+            return;
+        }
+    }
+}
+
+/// Brings definitions and served kinds together; true while a deleted definition still has instances.
+pub async fn settle(server: &Arc<ApiServer>) -> bool {
+    let snapshot = server.store.snapshot(TABLE);
+    let stored: Vec<Arc<Object>> = snapshot.iter(&Range::default()).cloned().collect();
+    let mut served: Vec<Value> = Vec::new();
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut pending = false;
+    for object in &stored {
+        let Ok(old) = serde_json::from_slice::<Value>(&object.json) else { continue };
+        let mut new = old.clone();
+        accept(server, &mut new, &mut names);
+        if new != old && write(server, object, &new).await.is_err() {
+            // Somebody was faster; the event of that write brings us back.
+            continue;
+        }
+        if is_true(&new, "Established") {
+            served.push(new);
+        }
+    }
+    serve(server, &served, &stored);
+    for definition in served.iter().filter(|definition| object::is_deleting(definition)) {
+        pending |= !clean_up(server, definition).await;
+    }
+    pending
+}
+
+/// Sets the conditions of names and establishment, and the accepted names.
+fn accept(server: &ApiServer, definition: &mut Value, names: &mut HashMap<String, String>) {
+    let text = |path: &str| at(definition, path).and_then(Value::as_str).unwrap_or("").to_string();
+    let (group, plural, kind) = (text("spec.group"), text("spec.names.plural"), text("spec.names.kind"));
+    let own = object::name(definition).to_string();
+    let registry = server.registry.get();
+    let builtin = registry
+        .kinds()
+        .iter()
+        .any(|def| !def.custom && def.group == group && (def.plural == plural || def.kind == kind));
+    let mut taken = None;
+    for name in [format!("{group}/p/{plural}"), format!("{group}/k/{kind}")] {
+        let owner = names.entry(name).or_insert_with(|| own.clone());
+        if *owner != own || builtin {
+            taken = Some(if builtin { "a built-in kind".to_string() } else { owner.clone() });
+        }
+    }
+    match taken {
+        Some(_) => {
+            let reason = "MultipleNamesConflict";
+            let message = format!("\"{plural}\" or \"{kind}\" is already in use");
+            condition(definition, "NamesAccepted", "False", reason, &message);
+            if !is_true(definition, "Established") {
+                let text = "not all names are accepted";
+                condition(definition, "Established", "False", "NotAccepted", text);
+            }
+        }
+        None => {
+            let accepted = at(definition, "spec.names").cloned().unwrap_or_default();
+            set_at(definition, "status.acceptedNames", accepted);
+            condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
+            if !is_true(definition, "Established") {
+                let text = "the initial names have been accepted";
+                condition(definition, "Established", "True", "InitialNamesAccepted", text);
+            }
+        }
+    }
+    let versions = at(definition, "spec.versions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut stored =
+        at(definition, "status.storedVersions").and_then(Value::as_array).cloned().unwrap_or_default();
+    for version in versions.iter().filter(|version| version["storage"] == true) {
+        if !stored.contains(&version["name"]) {
+            stored.push(version["name"].clone());
+        }
+    }
+    set_at(definition, "status.storedVersions", stored.into());
+}
+
+/// Serves the kinds of these definitions, if they are others than now.
+fn serve(server: &ApiServer, definitions: &[Value], stored: &[Arc<Object>]) {
+    // The specs decide; the generation counts their changes.
+    let mark: Vec<String> = definitions
+        .iter()
+        .map(|definition| {
+            let generation = definition.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+            format!("{}/{generation}", object::meta_text(definition, "uid"))
+        })
+        .collect();
+    let mut last = server.custom_mark.lock();
+    if *last == mark {
+        return;
+    }
+    tracing::debug!(definitions = definitions.len(), stored = stored.len(), "custom kinds changed");
+    let kinds = definitions.iter().flat_map(api::custom::kinds).map(Arc::new);
+    let registry = server.registry.get().with_custom(kinds);
+    server.set_registry(registry);
+    *last = mark;
+}
+
+async fn write(server: &ApiServer, current: &Object, new: &Value) -> Result<(), StoreError> {
+    let catalog = server.catalog();
+    let Some(resource) = catalog.stored("apiextensions.k8s.io", "customresourcedefinitions") else {
+        return Ok(());
+    };
+    let gone = object::is_deleting(new) && object::finalizers(new).next().is_none();
+    let draft = object::draft(resource, new);
+    let (value, last) = if gone { (None, Some(draft)) } else { (Some(draft), None) };
+    let precondition = Precondition::Revision(current.modified);
+    server.store.write(Write { key: current.key.clone(), precondition, value, last }).await.map(|_| ())
+}
+
+/// Deletes the instances of a deleted definition, and lets it go when none is left.
+async fn clean_up(server: &ApiServer, definition: &Value) -> bool {
+    let text = |path: &str| at(definition, path).and_then(Value::as_str).unwrap_or("");
+    let catalog = server.catalog();
+    let Some(resource) = catalog.stored(text("spec.group"), text("spec.names.plural")).cloned() else {
+        return false;
+    };
+    let snapshot = server.store.snapshot(&resource.table);
+    let instances: Vec<Arc<Object>> = snapshot.iter(&Range::default()).cloned().collect();
+    for instance in &instances {
+        if let Err(cause) = delete_instance(server, &resource, instance).await {
+            tracing::debug!(%cause, key = ?instance.key, "delete instance");
+        }
+    }
+    if !server.store.snapshot(&resource.table).is_empty() {
+        return false;
+    }
+    let catalog = server.catalog();
+    let Some(own) = catalog.stored("apiextensions.k8s.io", "customresourcedefinitions") else { return false };
+    let Some(current) = server.store.get(&own.key("", object::name(definition))) else { return true };
+    let Ok(mut new) = serde_json::from_slice::<Value>(&current.json) else { return false };
+    if let Some(list) = new.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
+        list.retain(|finalizer| finalizer != FINALIZER);
+    }
+    condition(&mut new, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances");
+    write(server, &current, &new).await.is_ok()
+}
+
+async fn delete_instance(
+    server: &ApiServer,
+    resource: &Resource,
+    instance: &Object,
+) -> Result<(), StoreError> {
+    let Ok(mut value) = serde_json::from_slice::<Value>(&instance.json) else { return Ok(()) };
+    let held = object::finalizers(&value).next().is_some();
+    if held && object::is_deleting(&value) {
+        return Ok(());
+    }
+    let metadata = metadata_mut(&mut value);
+    metadata.insert("deletionTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
+    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+    let draft = object::draft(resource, &value);
+    let value = held.then_some(draft);
+    let precondition = Precondition::Revision(instance.modified);
+    server.store.write(Write { key: instance.key.clone(), precondition, value, last: None }).await.map(|_| ())
+}

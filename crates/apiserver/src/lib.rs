@@ -17,6 +17,7 @@ mod discovery;
 pub mod handlers;
 mod health;
 pub mod info;
+mod managed;
 mod metrics;
 mod negotiate;
 pub mod object;

@@ -31,7 +31,7 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
         metadata.insert("generation".into(), 1.into());
     }
     if def.has_status() && clears_status(def) {
-        clear_status(object);
+        clear_status(def, object);
     }
     match (def.group.as_ref(), def.kind.as_ref()) {
         ("", "Pod") => pod(object),
@@ -39,6 +39,7 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
         ("", "PersistentVolumeClaim") => object::set_at(object, "status", json!({"phase": "Pending"})),
         ("", "PersistentVolume") => object::set_at(object, "status", json!({"phase": "Pending"})),
         ("certificates.k8s.io", "CertificateSigningRequest") => requester(call, object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::prepare(object),
         _ => {}
     }
     Ok(())
@@ -49,9 +50,17 @@ fn clears_status(def: &api::KindDef) -> bool {
     !(def.group.is_empty() && matches!(def.plural.as_ref(), "nodes"))
 }
 
-fn clear_status(object: &mut Value) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove("status");
+/// No status, written as the kind's decoder would write it.
+fn clear_status(def: &api::KindDef, object: &mut Value) {
+    let field = def.schema().object().and_then(|root| root.field("status"));
+    match field.filter(|field| !def.custom && !field.pointer && field.schema.is_object()) {
+        Some(field) => {
+            let mut empty = json!({});
+            if schema::canonicalize(&field.schema, &mut empty).is_ok() {
+                object["status"] = empty;
+            }
+        }
+        None => put(object, "status", None),
     }
 }
 
@@ -251,6 +260,35 @@ fn put(object: &mut Value, field: &str, value: Option<Value>) {
     };
 }
 
+/// A changed Service that says nothing of what was given to it keeps it.
+pub fn carry_service(resource: &Resource, old: &Value, new: &mut Value) {
+    if !resource.def.group.is_empty() || resource.def.kind != "Service" {
+        return;
+    }
+    let text = |object: &Value, path: &str| {
+        object::at(object, path).and_then(Value::as_str).unwrap_or("").to_string()
+    };
+    let external = |object: &Value| text(object, "spec.type") == "ExternalName";
+    if external(old) || external(new) {
+        return;
+    }
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let path = format!("spec.{field}");
+        let absent =
+            object::at(new, &path).is_none_or(|value| matches!(value.as_str(), Some("")) || value.is_null());
+        if absent && let Some(own) = object::at(old, &path) {
+            object::set_at(new, &path, own.clone());
+        }
+    }
+    let health = "spec.healthCheckNodePort";
+    if crate::services::healthy_port_wanted(new)
+        && object::at(new, health).is_none()
+        && let Some(own) = object::at(old, health)
+    {
+        object::set_at(new, health, own.clone());
+    }
+}
+
 /// Seconds between the request to delete and the end.
 pub fn grace(resource: &Resource, object: &Value, asked: Option<i64>) -> i64 {
     if !resource.def.group.is_empty() || resource.def.kind != "Pod" {
@@ -271,6 +309,13 @@ pub fn finalized(resource: &Resource, object: &Value) -> bool {
     let namespace = resource.def.group.is_empty() && resource.def.kind == "Namespace";
     let own = object::at(object, "spec.finalizers").and_then(Value::as_array);
     !namespace || own.is_none_or(Vec::is_empty)
+}
+
+/// What a kind adds before its deletion is considered: definitions wait for their instances.
+pub fn before_delete(resource: &Resource, object: &mut Value) {
+    if resource.def.kind == "CustomResourceDefinition" {
+        crate::custom::terminating(object);
+    }
 }
 
 /// What changes in an object when its deletion begins.

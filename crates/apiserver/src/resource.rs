@@ -1,11 +1,12 @@
 //! What the request path needs of each served kind, worked out once per change of the registry.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::kinds::FieldForm;
 use api::{KindDef, Registry};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use store::{Key, Object};
 
 /// A selectable field, ready for the index.
@@ -92,12 +93,31 @@ impl Resource {
     }
 }
 
-/// All resources of one registry.
+/// A document and its tag.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Its bytes.
+    pub body: Bytes,
+    /// The strong tag, with quotes.
+    pub etag: String,
+}
+
+impl Document {
+    fn of(value: &serde_json::Value) -> Self {
+        let body = Bytes::from(serde_json::to_vec(value).unwrap_or_default());
+        Self { etag: api::discovery::etag(&body), body }
+    }
+}
+
+/// All resources of one registry, and the documents about them.
 #[derive(Debug)]
 pub struct Catalog {
     /// The registry it was made of.
     pub registry: Arc<Registry>,
     by_path: HashMap<String, Arc<Resource>>,
+    aggregated: [OnceLock<Document>; 2],
+    openapi_v2: OnceLock<Document>,
+    openapi_v3: Mutex<HashMap<String, Document>>,
 }
 
 impl Catalog {
@@ -111,7 +131,30 @@ impl Catalog {
                 (path, Arc::new(Resource::new(&registry, def)))
             })
             .collect();
-        Self { registry, by_path }
+        let (aggregated, openapi_v2, openapi_v3) = Default::default();
+        Self { registry, by_path, aggregated, openapi_v2, openapi_v3 }
+    }
+
+    /// Discovery in one document: of the core group, or of all others.
+    pub fn aggregated(&self, core: bool) -> Document {
+        let make = || Document::of(&api::discovery::aggregated(&self.registry, core));
+        self.aggregated[usize::from(core)].get_or_init(make).clone()
+    }
+
+    /// OpenAPI v2 of everything.
+    pub fn openapi_v2(&self) -> Document {
+        self.openapi_v2.get_or_init(|| Document::of(&api::openapi::v2(&self.registry))).clone()
+    }
+
+    /// OpenAPI v3 of one group version, by the name the index gives it.
+    pub fn openapi_v3(&self, name: &str) -> Option<Document> {
+        if let Some(known) = self.openapi_v3.lock().get(name) {
+            return Some(known.clone());
+        }
+        let (group, version) = api::openapi::gv_of_document(name)?;
+        let made = Document::of(&api::openapi::v3(&self.registry, &group, &version)?);
+        self.openapi_v3.lock().insert(name.to_string(), made.clone());
+        Some(made)
     }
 
     /// The resource at `/apis/group/version/plural`.

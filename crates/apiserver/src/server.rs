@@ -44,6 +44,8 @@ pub struct ApiServer {
     pub settings: Settings,
     /// Cluster addresses and node ports in use.
     pub allocation: crate::services::Allocation,
+    /// The definitions whose kinds are served, with their generations.
+    pub custom_mark: parking_lot::Mutex<Vec<String>>,
     stop: tokio::sync::watch::Sender<bool>,
     /// Set once the objects every cluster has are in the store.
     pub bootstrapped: std::sync::atomic::AtomicBool,
@@ -104,6 +106,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             settings,
             allocation,
+            custom_mark: parking_lot::Mutex::new(Vec::new()),
             stop: tokio::sync::watch::Sender::new(false),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })

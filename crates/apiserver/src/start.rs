@@ -112,6 +112,7 @@ impl ApiServer {
         };
         let server = ApiServer::new(store, settings);
         crate::bootstrap::run(&server).await?;
+        crate::custom::settle(&server).await;
         let admin = authority.maintain(
             &pki_dir,
             "admin",
@@ -123,8 +124,16 @@ impl ApiServer {
         let front = Arc::new(Front { server: server.clone(), tls: tls.clone() });
         let listener = serve::serve(bound, Some(tls.clone()), Limits::default(), front)
             .map_err(|source| StartError::Listen { address, source })?;
+        let definitions = tokio::spawn(crate::custom::follow(server.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
-        Ok(Running { address, admin_kubeconfig, server, listener, background: vec![renewal], embedded })
+        Ok(Running {
+            address,
+            admin_kubeconfig,
+            server,
+            listener,
+            background: vec![renewal, definitions],
+            embedded,
+        })
     }
 
     /// Why the store does not take writes, if it does not.
@@ -141,9 +150,9 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Embed
             Ok((opened.clone(), Some(opened)))
         }
         StoreChoice::Etcd(urls) => {
-            let unavailable =
-                format!("the etcd store at {} is not built into this server yet", urls.join(","));
-            Err(StartError::Store(StoreError::Unavailable(unavailable)))
+            let options = store::EtcdOptions::new(config.data_dir.join("store.keys"));
+            let connected = store::Etcd::connect(urls, options).await?;
+            Ok((connected, None))
         }
     }
 }

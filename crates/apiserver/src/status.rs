@@ -235,6 +235,19 @@ impl Status {
         status
     }
 
+    /// 409 because other managers own fields that an apply sets.
+    pub fn apply_conflict(message: String, conflicts: &[schema::managed::Conflict]) -> Self {
+        let mut status = Self::new(409, "Conflict", message).about("", "", "");
+        if let Some(details) = &mut status.details {
+            let causes = conflicts.iter().map(|conflict| {
+                let text = format!("conflict with {}", conflict.manager);
+                Cause::field("FieldManagerConflict", conflict.field.clone(), text)
+            });
+            details.causes = causes.collect();
+        }
+        status
+    }
+
     /// Adds a cause without a field.
     pub fn with_cause(mut self, reason: &'static str, message: impl Into<String>) -> Self {
         let cause = Cause { reason: Cow::Borrowed(reason), message: message.into(), field: String::new() };
@@ -284,6 +297,12 @@ impl Details {
             object.insert("retryAfterSeconds".into(), self.retry_after.into());
         }
         Value::Object(object)
+    }
+}
+
+impl From<schema::FieldError> for Cause {
+    fn from(error: schema::FieldError) -> Self {
+        Self { reason: Cow::Borrowed(error.reason.cause()), message: error.body(), field: error.field }
     }
 }
 

@@ -12,14 +12,30 @@ const ANNOTATIONS_MAX: usize = 256 << 10;
 /// What is wrong with a new object.
 pub fn create(resource: &Resource, object: &Value) -> Vec<Cause> {
     let mut causes = metadata(resource, object);
-    let _ = &mut causes;
+    causes.extend(by_schema(resource, object, None));
+    causes
+}
+
+/// What the schema says of the value; parts that did not change are taken as they are.
+fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let schema = resource.def.schema();
+    let errors = match resource.def.custom {
+        true => schema::validate::validate(schema, object, old),
+        false => schema::validate::validate_builtin(schema, object),
+    };
+    let mut causes: Vec<Cause> = errors.into_iter().map(Cause::from).collect();
+    if resource.def.kind == "CustomResourceDefinition" {
+        causes.extend(api::custom::check(object).into_iter().map(Cause::from));
+    }
     causes
 }
 
 /// What is wrong with a changed object.
 pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) -> Vec<Cause> {
-    let _ = subresource;
     let mut causes = labels(new);
+    if subresource != "status" || resource.def.custom {
+        causes.extend(by_schema(resource, new, Some(old)));
+    }
     for field in ["name", "namespace", "uid", "creationTimestamp"] {
         let (before, after) = (meta_text(old, field), meta_text(new, field));
         if before != after {

@@ -17,29 +17,29 @@ pub fn partial(value: &Value) -> Value {
 /// A Table of objects; `columns` says whether the column definitions are part of it, `include` what each row
 /// carries of its object (`None`, `Metadata` or `Object`).
 pub fn table(resource: &Resource, objects: &[Value], metadata: Value, columns: bool, include: &str) -> Value {
-    let custom: Vec<_> = resource.def.columns.iter().filter(|c| c.json_path.is_some()).collect();
-    let mut definitions = vec![json!({"name": "Name", "type": "string", "format": "name",
-        "description": "Name must be unique within a namespace.", "priority": 0})];
-    for column in &custom {
-        definitions.push(json!({"name": column.name, "type": column.ty, "format": column.format,
-            "description": column.description, "priority": column.priority}));
-    }
-    if custom.is_empty() {
+    let own = if resource.def.custom { resource.def.columns.as_slice() } else { &[] };
+    let mut definitions: Vec<Value> = own
+        .iter()
+        .map(|column| {
+            json!({"name": column.name, "type": column.ty, "format": column.format,
+                "description": column.description, "priority": column.priority})
+        })
+        .collect();
+    if own.is_empty() {
+        definitions.push(json!({"name": "Name", "type": "string", "format": "name",
+            "description": "Name must be unique within a namespace.", "priority": 0}));
         definitions.push(json!({"name": "Created At", "type": "date", "format": "",
-            "description": "CreationTimestamp is a timestamp of the server's time when the object was created.",
-            "priority": 0}));
+            "description": "When the object was created.", "priority": 0}));
     }
     let rows: Vec<Value> = objects
         .iter()
         .map(|value| {
-            let mut cells = vec![json!(object::name(value))];
-            for column in &custom {
-                let path = column.json_path.as_deref().unwrap_or("");
-                cells.push(object::at(value, path).cloned().unwrap_or_default());
-            }
-            if custom.is_empty() {
-                cells.push(json!(object::meta_text(value, "creationTimestamp")));
-            }
+            let cells: Vec<Value> = match own.is_empty() {
+                true => {
+                    vec![json!(object::name(value)), json!(object::meta_text(value, "creationTimestamp"))]
+                }
+                false => own.iter().map(|column| cell(value, column)).collect(),
+            };
             match include {
                 "None" => json!({"cells": cells}),
                 "Object" => json!({"cells": cells, "object": value}),
@@ -50,4 +50,65 @@ pub fn table(resource: &Resource, objects: &[Value], metadata: Value, columns: b
     let definitions = if columns { Value::Array(definitions) } else { Value::Null };
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows})
+}
+
+/// The value of a custom column: a simple path, as most are.
+fn cell(value: &Value, column: &api::Column) -> Value {
+    let Some(path) = column.json_path.as_deref() else { return json!(object::name(value)) };
+    let found = find(value, path.trim_start_matches('.'));
+    match (column.ty.as_ref(), found) {
+        ("date", Some(Value::String(time))) => match object::seconds(time) {
+            Some(at) => json!(age(jiff::Timestamp::now().as_second() - at)),
+            None => json!("<invalid>"),
+        },
+        ("string", Some(text @ Value::String(_))) => text.clone(),
+        ("string", Some(other)) if !other.is_null() => json!(other.to_string()),
+        (_, Some(other)) => other.clone(),
+        (_, None) => Value::Null,
+    }
+}
+
+/// Follows names, `[index]` and `[?(@.name=="value")]`.
+fn find<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    if path.is_empty() {
+        return Some(value);
+    }
+    if let Some(rest) = path.strip_prefix('[') {
+        let (inner, rest) = rest.split_once(']')?;
+        let list = value.as_array();
+        let below = match inner.strip_prefix("?(@.").and_then(|filter| filter.strip_suffix(')')) {
+            Some(filter) => {
+                let (name, wanted) = filter.split_once("==")?;
+                let wanted = wanted.trim().trim_matches(['\'', '"']);
+                list?.iter().find(|item| item.get(name.trim()).and_then(Value::as_str) == Some(wanted))?
+            }
+            None => match inner.parse::<usize>() {
+                Ok(index) => list?.get(index)?,
+                Err(_) => value.get(inner.trim_matches(['\'', '"']))?,
+            },
+        };
+        return find(below, rest.trim_start_matches('.'));
+    }
+    let end = next_break(path);
+    let name = path[..end].replace("\\.", ".");
+    find(value.get(name)?, path[end..].trim_start_matches('.'))
+}
+
+/// Where the first name of a path ends; an escaped dot belongs to the name.
+fn next_break(path: &str) -> usize {
+    let bytes = path.as_bytes();
+    (0..bytes.len())
+        .find(|at| bytes[*at] == b'[' || (bytes[*at] == b'.' && (*at == 0 || bytes[*at - 1] != b'\\')))
+        .unwrap_or(bytes.len())
+}
+
+/// A span of time as people read it: `45s`, `12m`, `3h`, `9d`, `2y`.
+fn age(seconds: i64) -> String {
+    match seconds {
+        i64::MIN..120 => format!("{}s", seconds.max(0)),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        172_800..63_072_000 => format!("{}d", seconds / 86_400),
+        _ => format!("{}y", seconds / 31_536_000),
+    }
 }

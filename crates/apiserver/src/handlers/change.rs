@@ -9,7 +9,7 @@ use crate::admission::{self, AdmissionContext, Operation};
 use crate::object::{self, is_deleting, meta_text, metadata_mut};
 use crate::server::Call;
 use crate::status::{Cause, Status};
-use crate::{codec, prepare, validate};
+use crate::{codec, managed, prepare, services, validate};
 
 /// How often a change without a resourceVersion is computed anew when others are faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -24,6 +24,8 @@ pub struct Edit<'a> {
     pub put: bool,
     /// Whether nothing is to be stored.
     pub dry_run: bool,
+    /// Whether `managedFields` are to be kept up here; apply does it by itself, bindings do not count.
+    pub track: bool,
 }
 
 /// An [`Edit`] without its computation.
@@ -32,6 +34,7 @@ struct Way<'a> {
     subresource: &'a str,
     put: bool,
     dry_run: bool,
+    track: bool,
 }
 
 /// The outcome of a change.
@@ -59,8 +62,8 @@ pub fn value_of(call: &Call, object: &Object) -> Result<Value, Status> {
 
 /// Changes the object `name` of the request's namespace.
 pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Changed, Status> {
-    let Edit { make, subresource, put, dry_run } = edit;
-    let way = Way { subresource, put, dry_run };
+    let Edit { make, subresource, put, dry_run, track } = edit;
+    let way = Way { subresource, put, dry_run, track };
     let key = call.resource.key(&call.info.namespace, name);
     for _ in 0..ATTEMPTS_MAX {
         let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
@@ -77,9 +80,13 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
         if dry_run {
             return Ok(Changed::Value(new));
         }
+        let server = call.server.clone();
+        prepare::carry_service(&call.resource, &old, &mut new);
+        let mut reserved = services::allocate(&server, &call.resource, Some(&old), &mut new)?;
         let write = write(call, &current, &new);
         match call.server.store.write(write).await {
             Ok(object) => {
+                reserved.keep();
                 call.server.after_write(&call.resource, Some(&old), Some(&new));
                 return Ok(Changed::Stored(object));
             }
@@ -125,6 +132,7 @@ async fn admit(
     way: Way<'_>,
 ) -> Result<(), Status> {
     let plugins = call.server.plugins.read().clone();
+    let manager = managed::manager(call);
     let Call { server, identity, resource, info, warnings, .. } = call;
     let mut context = AdmissionContext {
         server,
@@ -139,6 +147,9 @@ async fn admit(
         warnings,
     };
     admission::admit(&plugins, new, &mut context).await?;
+    if way.track {
+        managed::updated(&resource.def, &manager, way.subresource, Some(old), new);
+    }
     let causes = validate::update(resource, way.subresource, old, new);
     if !causes.is_empty() {
         return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));

@@ -12,7 +12,7 @@ use crate::codec::{self, FieldValidation};
 use crate::object::{self, meta_text, metadata_mut};
 use crate::server::Call;
 use crate::status::Status;
-use crate::{negotiate, prepare, validate};
+use crate::{managed, negotiate, prepare, validate};
 
 use super::change::Changed;
 
@@ -27,14 +27,19 @@ pub async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
     let body = call.take_body().await?;
     let media = negotiate::content_type(&call.head.headers).to_string();
     let object = codec::decode(&call.resource.def, &media, &body, validation, &mut call.warnings)?;
-    match create_object(call, object, dry_run).await? {
+    match create_object(call, object, dry_run, true).await? {
         Changed::Stored(object) => answer::stored(201, output, &call.resource, &object),
         Changed::Value(value) => answer::computed(201, output, &call.resource, &value),
     }
 }
 
-/// Creates a decoded object in the request's namespace.
-pub async fn create_object(call: &mut Call, mut object: Value, dry_run: bool) -> Result<Changed, Status> {
+/// Creates a decoded object in the request's namespace. `track` says whether `managedFields` are still to be made.
+pub async fn create_object(
+    call: &mut Call,
+    mut object: Value,
+    dry_run: bool,
+    track: bool,
+) -> Result<Changed, Status> {
     settle_namespace(call, &mut object)?;
     if !meta_text(&object, "resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -50,7 +55,7 @@ pub async fn create_object(call: &mut Call, mut object: Value, dry_run: bool) ->
         }
         let mut candidate = object.clone();
         attempts += 1;
-        match admit_and_write(call, &mut candidate, dry_run).await? {
+        match admit_and_write(call, &mut candidate, dry_run, track).await? {
             Some(created) => return Ok(created),
             None if generated && attempts < NAMES_MAX => continue,
             None => {
@@ -70,9 +75,11 @@ async fn admit_and_write(
     call: &mut Call,
     object: &mut Value,
     dry_run: bool,
+    track: bool,
 ) -> Result<Option<Changed>, Status> {
     let plugins = call.server.plugins.read().clone();
     let name = object::name(object).to_string();
+    let manager = track.then(|| managed::manager(call));
     {
         let Call { server, identity, resource, info, warnings, .. } = &mut *call;
         let mut context = AdmissionContext {
@@ -88,6 +95,9 @@ async fn admit_and_write(
             warnings,
         };
         admission::admit(&plugins, object, &mut context).await?;
+        if let Some(manager) = &manager {
+            managed::updated(&resource.def, manager, "", None, object);
+        }
         let causes = validate::create(resource, object);
         if !causes.is_empty() {
             return Err(Status::invalid(&resource.def.group, &resource.def.kind, &name, causes));

@@ -264,6 +264,7 @@ async fn admit(call: &mut Call, name: &str, old: &Value, dry_run: bool) -> Resul
 fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> bool {
     let grace = prepare::grace(&call.resource, object, options.grace);
     settle_finalizers(object, options.propagation.as_deref());
+    prepare::before_delete(&call.resource, object);
     let held = object::finalizers(object).next().is_some() || !prepare::finalized(&call.resource, object);
     if grace == 0 && !held {
         return true;

@@ -32,6 +32,9 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
     let dry_run = call.query.dry_run()?;
     let validation = FieldValidation::parse(&call.query, "PatchOptions")?;
     let body = call.take_body().await?;
+    if negotiate::content_type(&call.head.headers) == "application/apply-patch+yaml" {
+        return super::apply::apply(call, subresource, &body, validation, output, dry_run).await;
+    }
     let patch = decode(call, &body)?;
     let name = call.info.name.clone();
     let def = call.resource.def.clone();
@@ -43,7 +46,7 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
         codec::settle(&def, &mut new, validation, &mut notes).map_err(|cause| patch_invalid(&cause))?;
         Ok(new)
     };
-    let edit = Edit { make: &mut make, subresource, put: false, dry_run };
+    let edit = Edit { make: &mut make, subresource, put: false, dry_run, track: true };
     let changed = change(call, &name, edit).await?;
     call.warnings.append(&mut notes);
     match changed {

@@ -137,7 +137,7 @@ pub async fn change_scale(call: &mut Call) -> Result<Response<Body>, Status> {
         object::metadata_mut(&mut new).insert("resourceVersion".into(), version);
         Ok(new)
     };
-    let edit = Edit { make: &mut make, subresource: "scale", put: false, dry_run };
+    let edit = Edit { make: &mut make, subresource: "scale", put: false, dry_run, track: true };
     let changed = change(call, &name, edit).await?;
     let scale = to_scale(call, &changed_value(call, changed)?);
     Ok(answer::typed(200, output.format, "autoscaling_v1.Scale", &scale))

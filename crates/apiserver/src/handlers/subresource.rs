@@ -130,7 +130,7 @@ async fn binding(call: &mut Call) -> Result<Response<Body>, Status> {
         scheduled(&mut new);
         Ok(new)
     };
-    let edit = Edit { make: &mut make, subresource: "binding", put: false, dry_run };
+    let edit = Edit { make: &mut make, subresource: "binding", put: false, dry_run, track: false };
     change(call, &name, edit).await?;
     let done =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});

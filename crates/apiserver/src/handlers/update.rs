@@ -36,14 +36,14 @@ pub async fn put(call: &mut Call, subresource: &str) -> Result<Response<Body>, S
             return Err(Status::bad_request(message));
         }
         if meta_text(&object, "uid").is_empty() && meta_text(&object, "resourceVersion").is_empty() {
-            return match super::create_object(call, object, dry_run).await? {
+            return match super::create_object(call, object, dry_run, true).await? {
                 Changed::Stored(object) => answer::stored(201, output, &call.resource, &object),
                 Changed::Value(value) => answer::computed(201, output, &call.resource, &value),
             };
         }
     }
     let mut make = |_: &serde_json::Value| Ok(object.clone());
-    let edit = Edit { make: &mut make, subresource, put: true, dry_run };
+    let edit = Edit { make: &mut make, subresource, put: true, dry_run, track: true };
     match change(call, &name, edit).await? {
         Changed::Stored(object) => answer::stored(200, output, &call.resource, &object),
         Changed::Value(value) => answer::computed(200, output, &call.resource, &value),
