@@ -22,6 +22,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Further addresses it listens on.
+    pub also_listen: Vec<SocketAddr>,
     /// Under which address others reach it, when that is not the one it listens on.
     pub advertise: Option<SocketAddr>,
     /// Further names and addresses its certificate is good for.
@@ -42,6 +44,7 @@ impl Config {
         Self {
             data_dir: data_dir.into(),
             listen,
+            also_listen: Vec::new(),
             advertise: None,
             names: Vec::new(),
             store: StoreChoice::Embedded,

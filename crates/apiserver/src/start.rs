@@ -63,7 +63,7 @@ pub struct Running {
     pub admin_kubeconfig: PathBuf,
     /// The server, for callers in this process.
     pub server: Arc<ApiServer>,
-    listener: serve::Running,
+    listeners: Vec<serve::Running>,
     background: Vec<tokio::task::JoinHandle<()>>,
     embedded: Option<Arc<Embedded>>,
 }
@@ -72,7 +72,8 @@ impl Running {
     /// Lets open requests end, ends watches, and closes the store.
     pub async fn shutdown(self) {
         self.server.stop();
-        self.listener.shutdown(GRACE).await;
+        let ending = self.listeners.into_iter().map(|listener| listener.shutdown(GRACE));
+        futures_util::future::join_all(ending).await;
         for task in self.background {
             task.abort();
         }
@@ -87,9 +88,11 @@ impl ApiServer {
     pub async fn start(config: Config) -> Result<Running, StartError> {
         let pki_dir = config.data_dir.join("pki");
         make_dir(&pki_dir)?;
-        let bound = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let bound = bind(config.listen).await?;
+        let mut also = Vec::new();
+        for address in &config.also_listen {
+            also.push(bind(*address).await?);
+        }
         let address =
             bound.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
         let advertise = config.advertise.unwrap_or_else(|| reachable(address));
@@ -122,15 +125,19 @@ impl ApiServer {
         let text = kubeconfig(&config.cluster_name, reachable(address), authority.certificate(), &admin);
         pki::replace_file(&admin_kubeconfig, text.as_bytes(), 0o600)?;
         let front = Arc::new(Front { server: server.clone(), tls: tls.clone() });
-        let listener = serve::serve(bound, Some(tls.clone()), Limits::default(), front)
-            .map_err(|source| StartError::Listen { address, source })?;
+        let mut listeners = Vec::new();
+        for bound in std::iter::once(bound).chain(also) {
+            let listener = serve::serve(bound, Some(tls.clone()), Limits::default(), front.clone())
+                .map_err(|source| StartError::Listen { address, source })?;
+            listeners.push(listener);
+        }
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
         Ok(Running {
             address,
             admin_kubeconfig,
             server,
-            listener,
+            listeners,
             background: vec![renewal, definitions],
             embedded,
         })
@@ -140,6 +147,10 @@ impl ApiServer {
     pub fn store_failure(&self) -> Option<String> {
         None
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Embedded>>), StartError> {

@@ -3,6 +3,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::spec::{NodePool, POOL_COUNT_MAX};
+
 /// The addresses of one cluster. Networks are `(address, prefix length)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressPlan {
@@ -38,6 +40,13 @@ pub fn address_plan(index: u8) -> AddressPlan {
     }
 }
 
+impl AddressPlan {
+    /// The address of a member of a node pool.
+    pub fn node(&self, pool: &NodePool, ordinal: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.node_network.0) + 2 + u32::from(pool.index) * POOL_COUNT_MAX + ordinal)
+    }
+}
+
 /// The second octet of the pod network: 10.0 to 10.255 without 10.96, which services use.
 fn pod_octet(index: u8) -> u8 {
     let octet = 42u8.wrapping_add(index);
@@ -49,7 +58,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::spec::CLUSTERS_MAX;
+    use crate::spec::{CLUSTERS_MAX, POOLS_MAX};
+
+    #[test]
+    fn nodes_of_all_pools_stay_below_the_load_balancers() {
+        let plan = address_plan(3);
+        let mut pool = NodePool::new("c", "p", 1, &[]).unwrap();
+        assert_eq!(plan.node(&pool, 0), Ipv4Addr::new(172, 31, 3, 2));
+        pool.index = POOLS_MAX as u8 - 1;
+        assert!(plan.node(&pool, POOL_COUNT_MAX - 1) < plan.load_balancer_network.0);
+    }
 
     #[test]
     fn no_two_clusters_share_an_address() {

@@ -318,7 +318,7 @@ mod tests {
             (Desired::Deleted, "", "remove"),
         ];
         for (desired, given, expected) in table {
-            let pools = [NodePool::new("c", "p", 1)];
+            let pools = [NodePool::new("c", "p", 1, &[]).unwrap()];
             let got = plan(&[cluster(desired)], &pools, &processes(given), 1_000);
             assert_eq!(render(&got), expected, "{desired:?}: {given}");
         }
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_removed_node_is_stopped_and_the_rest_stays() {
-        let pools = [NodePool::new("c", "p", 0)];
+        let pools = [NodePool::new("c", "p", 0, &[]).unwrap()];
         let got =
             plan(&[cluster(Desired::Running)], &pools, &processes("cp ready, sup ready, node ready"), 0);
         assert_eq!(render(&got), "stop node");

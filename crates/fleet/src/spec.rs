@@ -67,6 +67,9 @@ pub struct NodePool {
     pub cluster: String,
     /// DNS-1123 label, unique in the cluster, at most 12 characters.
     pub name: String,
+    /// A small number, unique in the cluster, from which the nodes' addresses derive.
+    #[serde(default)]
+    pub index: u8,
     /// How many local nodes.
     pub count: u32,
     /// CPU cores of each node; 0 means all of this machine.
@@ -107,13 +110,19 @@ pub enum SpecError {
     /// A taint cannot be read.
     #[error("taint {0:?} cannot be read: write key=value:NoSchedule, :PreferNoSchedule or :NoExecute")]
     Taint(String),
-    /// No free index is left.
+    /// No free index is left for a cluster.
     #[error("{0} clusters on this machine are too many: delete one first")]
     Clusters(usize),
+    /// No free index is left for a node pool.
+    #[error("{0} node pools in a cluster are too many: delete one first")]
+    Pools(usize),
 }
 
-/// Most nodes in one pool: the node subnet of a cluster has 254 addresses.
-pub const POOL_COUNT_MAX: u32 = 100;
+/// Most node pools in a cluster.
+pub const POOLS_MAX: usize = 8;
+/// Most local nodes in one pool: `POOLS_MAX` pools of this size fill a cluster's node network below its load
+/// balancer addresses.
+pub const POOL_COUNT_MAX: u32 = 23;
 /// Most clusters on one machine.
 pub const CLUSTERS_MAX: usize = 200;
 
@@ -135,11 +144,17 @@ impl Cluster {
 }
 
 impl NodePool {
-    /// A pool of `count` nodes without limits of their own.
-    pub fn new(cluster: &str, name: &str, count: u32) -> NodePool {
-        NodePool {
+    /// A pool of `count` nodes without limits of their own, with the lowest index that `existing` leaves free in
+    /// the cluster.
+    pub fn new(cluster: &str, name: &str, count: u32, existing: &[NodePool]) -> Result<NodePool, SpecError> {
+        let of_cluster = existing.iter().filter(|p| p.cluster == cluster);
+        let index = (0..POOLS_MAX as u8)
+            .find(|i| of_cluster.clone().all(|p| p.index != *i))
+            .ok_or(SpecError::Pools(of_cluster.count()))?;
+        let pool = NodePool {
             cluster: cluster.to_owned(),
             name: name.to_owned(),
+            index,
             count,
             cpus: 0,
             memory_mib: 0,
@@ -147,7 +162,9 @@ impl NodePool {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             stopped: Vec::new(),
-        }
+        };
+        pool.check()?;
+        Ok(pool)
     }
 
     /// Refuses what cannot be run.
@@ -160,6 +177,11 @@ impl NodePool {
             Some(taint) => Err(SpecError::Taint(taint.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Which member of the pool this node is, stopped or not.
+    pub fn ordinal_of(&self, node: &str) -> Option<u32> {
+        (0..self.count).find(|ordinal| local_node_name(&self.cluster, &self.name, *ordinal) == node)
     }
 
     /// The names of the pool's nodes that shall run.
@@ -216,7 +238,7 @@ mod tests {
 
     #[test]
     fn pools_refuse_what_cannot_run() {
-        let mut pool = NodePool::new("default", "pool", 3);
+        let mut pool = NodePool::new("default", "pool", 3, &[]).unwrap();
         assert_eq!(pool.check(), Ok(()));
         pool.taints = vec!["gpu=true:NoSchedule".into()];
         assert_eq!(pool.check(), Ok(()));
@@ -229,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_stopped_node_is_not_wanted() {
-        let mut pool = NodePool::new("default", "pool", 2);
+        let mut pool = NodePool::new("default", "pool", 2, &[]).unwrap();
         pool.stopped.push("default-pool-0".into());
         assert_eq!(pool.node_names(), ["default-pool-1"]);
     }

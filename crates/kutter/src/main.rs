@@ -15,17 +15,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "kutter", version, about = "Managed Kubernetes on your own machines")]
 struct Cli {
+    #[command(flatten)]
+    globals: cli::Globals,
     #[command(subcommand)]
     command: Command,
 }
 
-/// The commands. One line per role, in alphabetical order.
+/// The commands: those for users, then one line per role, in alphabetical order.
 #[derive(Subcommand)]
 enum Command {
     /// Run the API server alone
     Apiserver(roles::apiserver::Args),
     /// Run the controllers alone, against any API server
     Controllers(roles::controllers::Args),
+    /// Run the control plane of a cluster
+    #[command(hide = true)]
+    Controlplane(roles::controlplane::Args),
     /// Run the node of this machine: kubelet, proxy and DNS
     Node(roles::node::Args),
     /// Run the scheduler alone, against any API server
@@ -33,14 +38,27 @@ enum Command {
     /// Own the containers of one node
     #[command(hide = true)]
     Supervisor(roles::supervisor::Args),
+    #[command(flatten)]
+    User(cli::Command),
+    /// Start a process in other namespaces
+    #[command(hide = true)]
+    Launch(roles::launch::Args),
+    /// Run the managed service
+    #[command(hide = true)]
+    Manager,
     /// Print the version
     Version,
 }
 
 fn main() -> ExitCode {
-    let result: Result<(), roles::RoleError> = match Cli::parse().command {
-        Command::Apiserver(args) => roles::apiserver::run(args),
+    let cli = Cli::parse();
+    let result: Result<(), roles::RoleError> = match cli.command {
         Command::Controllers(args) => roles::controllers::run(args),
+        Command::User(command) => cli::run(&cli.globals, command).map_err(Into::into),
+        Command::Launch(args) => roles::launch::run(args),
+        Command::Manager => roles::manager::run(&cli.globals.data_dir),
+        Command::Apiserver(args) => roles::apiserver::run(args),
+        Command::Controlplane(args) => roles::controlplane::run(args),
         Command::Node(args) => roles::node::run(args),
         Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Supervisor(args) => roles::supervisor::run(args),

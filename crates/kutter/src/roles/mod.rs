@@ -2,6 +2,10 @@
 
 pub mod apiserver;
 pub mod controllers;
+pub mod controlplane;
+pub mod launch;
+mod local;
+pub mod manager;
 pub mod node;
 pub mod scheduler;
 pub mod supervisor;
@@ -26,4 +30,18 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KUTTER_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// Tells the manager that this process is ready, if a manager started it (as `sd_notify` does).
+pub fn notify_ready() {
+    let (Some(socket), Ok(run)) =
+        (std::env::var_os(::manager::NOTIFY_VARIABLE), std::env::var(::manager::RUN_VARIABLE))
+    else {
+        return;
+    };
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|s| s.send_to(format!("READY=1\nX_KUTTER_RUN={run}").as_bytes(), socket));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "the manager could not be told that this process is ready");
+    }
 }

@@ -1,0 +1,238 @@
+//! Every user command and flag, defined once.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// Where clusters and their data are kept
+    #[arg(
+        long,
+        global = true,
+        env = "KUTTER_DATA_DIR",
+        default_value = "/var/lib/kutter",
+        value_name = "DIR"
+    )]
+    pub data_dir: PathBuf,
+    /// How to print: a table for people, JSON for machines
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns, with colours on a terminal
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// User commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the cluster, or say what is running
+    Up(Up),
+    /// Stop clusters and keep their data
+    Down(Down),
+    /// Remove clusters and all they have
+    Delete(Delete),
+    /// Show clusters, nodes and processes
+    Status(Status),
+    /// Print the log of a component
+    Logs(Logs),
+    /// Print or merge a cluster's kubeconfig
+    Kubeconfig(Kubeconfig),
+    /// Create, list, show and delete clusters
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Add, list, scale and delete node pools
+    #[command(subcommand)]
+    Nodepool(Nodepool),
+    /// Join machines, and stop or start local nodes
+    #[command(subcommand, name = "nodes", alias = "member")]
+    Node(Node),
+    /// Say what this machine lacks and how to mend it
+    Doctor,
+}
+
+/// `kutter up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Name of the cluster
+    #[arg(default_value = "default")]
+    pub name: String,
+    /// How many local nodes
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u32>,
+    /// Do not merge a context into the kubeconfig
+    #[arg(long)]
+    pub no_kubeconfig: bool,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// `kutter down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// The cluster; all of them if absent
+    pub name: Option<String>,
+}
+
+/// `kutter delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The cluster; all of them if absent
+    pub name: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `kutter status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The cluster; all of them if absent
+    pub name: Option<String>,
+    /// Go on and print again at every change
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+/// `kutter logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// `manager`, `control-plane`, or a node's name; the control plane if absent
+    pub component: Option<String>,
+    /// The cluster
+    #[arg(long, default_value = "default")]
+    pub cluster: String,
+    /// Go on as lines are added
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Print only the last lines
+    #[arg(long, value_name = "N")]
+    pub tail: Option<usize>,
+}
+
+/// `kutter kubeconfig`.
+#[derive(Debug, Args)]
+pub struct Kubeconfig {
+    /// The cluster
+    #[arg(default_value = "default")]
+    pub name: String,
+    /// Merge it into the user's kubeconfig as context kutter-NAME
+    #[arg(long)]
+    pub merge: bool,
+}
+
+/// `kutter cluster …`.
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Create a cluster, or change how many nodes it has
+    Create {
+        /// Its name
+        name: String,
+        /// How many local nodes
+        #[arg(long, default_value_t = 1)]
+        nodes: u32,
+    },
+    /// List clusters
+    List,
+    /// Show one cluster
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Remove a cluster and all it has
+    Delete {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// `kutter nodepool …`.
+#[derive(Debug, Subcommand)]
+pub enum Nodepool {
+    /// Add a pool of local nodes
+    Add {
+        /// Its name
+        name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+        /// How many nodes
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// CPU cores of each node; all of this machine if absent
+        #[arg(long)]
+        cpus: Option<u32>,
+        /// Memory of each node in MiB; all of this machine if absent
+        #[arg(long)]
+        memory_mib: Option<u64>,
+        /// Labels of the nodes
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// Taints of the nodes
+        #[arg(long = "taint", value_name = "KEY=VALUE:EFFECT")]
+        taints: Vec<String>,
+    },
+    /// List the pools of a cluster
+    List {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+    /// Change how many nodes a pool has
+    Scale {
+        /// Its name
+        name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+        /// How many nodes
+        #[arg(long)]
+        count: u32,
+    },
+    /// Remove a pool and its nodes
+    Delete {
+        /// Its name
+        name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+}
+
+/// `kutter nodes …`.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes of a cluster
+    List {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+    /// Stop a local node as if its machine had failed
+    Stop {
+        /// Its name
+        name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+    /// Start a stopped local node
+    Start {
+        /// Its name
+        name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+}

@@ -1,0 +1,131 @@
+//! `kutter up`: from nothing to a cluster that answers.
+
+use std::time::Duration;
+
+use fleet::{ClusterView, Phase};
+use http::Method;
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
+
+use crate::commands::Up;
+use crate::manager::{Manager, Views};
+use crate::output::{self, Paint};
+use crate::progress::Progress;
+use crate::{CliError, Globals, Output, kubeconfig};
+
+/// The node pool that `up` makes.
+pub const POOL: &str = "pool";
+
+/// Starts the manager and the cluster as far as they do not run, and waits until every node is ready.
+pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
+    let quiet = globals.output == Output::Json;
+    let timeout = Duration::from_secs(args.timeout);
+    let mut progress = Progress::new(quiet);
+    progress.step("manager");
+    let manager = Manager::ensure(globals).await?;
+    let existing = manager.find(&args.name).await?;
+    let running = existing.as_ref().is_some_and(|c| c.phase == Phase::Running);
+    let nodes = wanted_nodes(&args, existing.as_ref());
+    let body =
+        json!({ "desired": "running", "pools": nodes.map(|n| vec![json!({"name": POOL, "count": n})]) });
+    let path = format!("/v1/clusters/{}", args.name);
+    let _: ClusterView = manager.call(Method::PUT, &path, Some(&body)).await?;
+    let mut views = manager.watch(&args.name).await?;
+    progress.step("control plane");
+    wait(&mut views, &progress, timeout, |v| ready(v, "control-plane")).await?;
+    progress.step("nodes started");
+    let view = wait(&mut views, &progress, timeout, |v| v.phase == Phase::Running).await?;
+    progress.step("nodes ready");
+    wait_nodes_ready(&view, timeout).await?;
+    if !args.no_kubeconfig {
+        progress.step("kubeconfig");
+        kubeconfig::merge(&view)?;
+    }
+    let taken = progress.finish();
+    if quiet {
+        return output::json(&view);
+    }
+    print_next(&view, running, taken, !args.no_kubeconfig);
+    Ok(())
+}
+
+/// A new cluster gets one node unless told otherwise; an existing one keeps what it has.
+fn wanted_nodes(args: &Up, existing: Option<&ClusterView>) -> Option<u32> {
+    match existing {
+        Some(_) => args.nodes,
+        None => Some(args.nodes.unwrap_or(1)),
+    }
+}
+
+fn ready(view: &ClusterView, role: &str) -> bool {
+    view.processes.iter().any(|p| p.role == role && p.state == "ready")
+}
+
+async fn wait(
+    views: &mut Views,
+    progress: &Progress,
+    timeout: Duration,
+    mut done: impl FnMut(&ClusterView) -> bool,
+) -> Result<ClusterView, CliError> {
+    let seen = views.until(timeout, |view| {
+        if let Some(why) = view.why.first() {
+            progress.remark(why);
+        }
+        done(view)
+    });
+    seen.await?.ok_or_else(|| {
+        CliError::told("the manager ended while starting the cluster; see `kutter logs manager`")
+    })
+}
+
+/// Waits on a watch of the Node objects until as many are Ready as there should be.
+async fn wait_nodes_ready(view: &ClusterView, timeout: Duration) -> Result<(), CliError> {
+    let wanted: Vec<String> = view.pools.iter().flat_map(fleet::NodePool::node_names).collect();
+    let client = kubeconfig::client(view)?;
+    let nodes = client::Cache::<Node>::builder(client).start();
+    let mut changes = nodes.subscribe();
+    let all_ready = || wanted.iter().all(|name| nodes.get("", name).is_some_and(|n| is_ready(&n)));
+    let waiting = async {
+        nodes.synced().await;
+        while !all_ready() {
+            changes.next().await;
+        }
+    };
+    tokio::time::timeout(timeout, waiting).await.map_err(|_| {
+        let missing: Vec<&str> = wanted
+            .iter()
+            .filter(|name| !nodes.get("", name).is_some_and(|n| is_ready(&n)))
+            .map(String::as_str)
+            .collect();
+        let hint = missing.first().copied().unwrap_or_default();
+        CliError::told(format!("nodes {} are not ready; see `kutter logs {hint}`", missing.join(", ")))
+    })
+}
+
+/// Whether the Ready condition is True.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+fn print_next(view: &ClusterView, was_running: bool, taken: Duration, merged: bool) {
+    let paint = Paint::stdout();
+    let nodes: usize = view.pools.iter().map(|p| p.node_names().len()).sum();
+    let what = if was_running { "already runs" } else { "is ready" };
+    println!();
+    println!(
+        "{} {what}: Kubernetes {}, {nodes} node{}, {:.2} s",
+        paint.bold(&format!("Cluster {}", view.name)),
+        view.version,
+        if nodes == 1 { "" } else { "s" },
+        taken.as_secs_f64()
+    );
+    if merged {
+        println!("  Use it:   kubectl --context kutter-{} get pods -A", view.name);
+    } else {
+        println!("  Use it:   kubectl --kubeconfig {} get pods -A", view.kubeconfig.display());
+    }
+    println!("  Look:     kutter status");
+    println!("  Stop:     kutter down      (data stays)");
+    println!("  Remove:   kutter delete    (nothing stays)");
+}

@@ -1,0 +1,68 @@
+//! `kutter controlplane`: API server, controllers and scheduler of one cluster in one process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use apiserver::authenticate::Identity;
+use apiserver::services::Cidr;
+use apiserver::{ApiServer, Config};
+use client::Client;
+
+use super::RoleError;
+use super::local::LocalTransport;
+
+/// Run the control plane of a cluster.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where it keeps its state.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where the API server listens; the last address is the one that nodes and pods use.
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    listen: Vec<SocketAddr>,
+    /// Range of Service addresses.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/12")]
+    service_cidr: Vec<Cidr>,
+    /// Range of pod addresses; every node gets a part of it.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
+    pod_cidr: String,
+    /// Range of addresses for Services of type LoadBalancer.
+    #[arg(long, value_name = "CIDR")]
+    load_balancer_cidr: Option<String>,
+    /// The cluster's name in the kubeconfig.
+    #[arg(long, value_name = "NAME", default_value = "kutter")]
+    cluster_name: String,
+}
+
+/// Runs until it is told to stop.
+pub fn run(args: Args) -> Result<(), RoleError> {
+    super::init_logging();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> Result<(), RoleError> {
+    let (first, rest) = args.listen.split_first().ok_or("an address to listen on is needed")?;
+    let config = Config {
+        also_listen: rest.to_vec(),
+        advertise: rest.last().copied(),
+        service_cidrs: args.service_cidr,
+        cluster_name: args.cluster_name,
+        ..Config::new(args.data_dir, *first)
+    };
+    let running = ApiServer::start(config).await?;
+    let client = |name: &str| {
+        Client::new(Arc::new(LocalTransport::new(Arc::clone(&running.server), Identity::system(name))))
+    };
+    let controllers = drive::controllers::Options::default();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    super::notify_ready();
+    tokio::select! {
+        () = drive::controllers::run(client("system:kube-controller-manager"), controllers) => {}
+        () = drive::scheduler::run(client("system:kube-scheduler"), drive::scheduler::Options::default()) => {}
+        _ = terminate.recv() => {}
+        stopped = tokio::signal::ctrl_c() => stopped?,
+    }
+    running.shutdown().await;
+    Ok(())
+}

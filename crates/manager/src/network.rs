@@ -1,0 +1,53 @@
+//! Networks of clusters and their local nodes: the blocking calls of `net::localnode`, off the runtime's thread.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use fleet::AddressPlan;
+use net::localnode::{self, ClusterNetwork, LocalNodeError, NodePlace};
+
+use crate::ManagerError;
+use crate::engine::chain;
+
+/// Makes the cluster's bridge with this machine's address on it, unless it is there.
+pub async fn ensure_cluster(cluster: &str, plan: &AddressPlan) -> Result<(), ManagerError> {
+    let network = cluster_network(cluster, plan);
+    blocking(cluster, move || localnode::ensure_cluster(&network)).await
+}
+
+/// Makes the node's network namespace and link, unless they are there; gives the namespace's path.
+pub async fn ensure_node(
+    cluster: &str,
+    plan: &AddressPlan,
+    node: &str,
+    address: Ipv4Addr,
+) -> Result<PathBuf, ManagerError> {
+    let network = cluster_network(cluster, plan);
+    let place = NodePlace { node: node.to_owned(), address };
+    blocking(node, move || localnode::ensure_node(&network, &place)).await
+}
+
+/// Removes what [`ensure_node`] made.
+pub async fn remove_node(cluster: &str, node: &str) -> Result<(), ManagerError> {
+    let (cluster, name) = (cluster.to_owned(), node.to_owned());
+    blocking(node, move || localnode::destroy_node(&cluster, &name)).await
+}
+
+/// Removes what [`ensure_cluster`] made, and whatever is left of its nodes.
+pub async fn remove_cluster(cluster: &str) -> Result<(), ManagerError> {
+    let name = cluster.to_owned();
+    blocking(cluster, move || localnode::destroy_cluster(&name)).await
+}
+
+fn cluster_network(cluster: &str, plan: &AddressPlan) -> ClusterNetwork {
+    ClusterNetwork { cluster: cluster.to_owned(), gateway: plan.gateway, length: plan.node_network.1 }
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, LocalNodeError> + Send + 'static,
+) -> Result<T, ManagerError> {
+    let failed = |why: String| ManagerError::Network { what: what.to_owned(), why };
+    let done = tokio::task::spawn_blocking(work).await.map_err(|e| failed(e.to_string()))?;
+    done.map_err(|e| failed(chain(&e)))
+}
