@@ -45,6 +45,12 @@ impl AddressPlan {
     pub fn node(&self, pool: &NodePool, ordinal: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.node_network.0) + 2 + u32::from(pool.index) * POOL_COUNT_MAX + ordinal)
     }
+
+    /// The pod addresses of a member of a node pool: a /24 of the cluster's pod network.
+    pub fn node_pods(&self, pool: &NodePool, ordinal: u32) -> (Ipv4Addr, u8) {
+        let member = 1 + u32::from(pool.index) * POOL_COUNT_MAX + ordinal;
+        (Ipv4Addr::from(u32::from(self.pod_network.0) + (member << 8)), 24)
+    }
 }
 
 /// The second octet of the pod network: 10.0 to 10.255 without 10.96, which services use.

@@ -93,23 +93,24 @@ impl Provision {
         let kubeconfig = self.node_kubeconfig(cluster, node, plan)?;
         let address = node_address(plan, pools, cluster, node)?;
         let pool = pool_of(pools, cluster, node)?;
+        let (pods, pod_bits) = plan.node_pods(pool, pool.ordinal_of(node).unwrap_or_default());
+        let range = |(address, bits): (Ipv4Addr, u8)| format!("{address}/{bits}");
+        let ca = self.layout.control_plane(&cluster.name).join("pki/ca.crt");
         let mut arguments = vec![
             "node".to_owned(),
             format!("--name={node}"),
             format!("--kubeconfig={kubeconfig}"),
             format!("--data-dir={}", dir.display()),
-            format!("--node-ip={address}"),
-            format!("--max-pods={}", pool.max_pods),
-            format!("--node-label=kutter.dev/nodepool={}", pool.name),
+            format!("--ip={address}"),
+            format!("--listen={address}:10250"),
+            format!("--client-ca={}", ca.display()),
+            format!("--pod-cidr={pods}/{pod_bits}"),
+            format!("--cluster-cidr={}", range(plan.pod_network)),
+            format!("--service-cidr={}", range(plan.service_network)),
+            format!("--cgroup-root=/kutter-{node}"),
+            format!("--label=kutter.dev/nodepool={}", pool.name),
         ];
-        if pool.cpus > 0 {
-            arguments.push(format!("--cpus={}", pool.cpus));
-        }
-        if pool.memory_mib > 0 {
-            arguments.push(format!("--memory-mib={}", pool.memory_mib));
-        }
-        arguments.extend(pool.labels.iter().map(|(k, v)| format!("--node-label={k}={v}")));
-        arguments.extend(pool.taints.iter().map(|t| format!("--node-taint={t}")));
+        arguments.extend(pool.labels.iter().map(|(k, v)| format!("--label={k}={v}")));
         Ok(arguments)
     }
 

@@ -82,7 +82,12 @@ pub fn run(args: Args) -> Result<(), RoleError> {
             let runtime = runtime(&args).await?;
             let network = network(&args, &options, client.clone()).await?;
             let _kubelet = Kubelet::start(options, client, runtime, network).await?;
-            tokio::signal::ctrl_c().await?;
+            super::notify_ready();
+            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            tokio::select! {
+                stopped = tokio::signal::ctrl_c() => stopped?,
+                _ = terminate.recv() => {}
+            }
             Ok(())
         },
     )
@@ -153,7 +158,7 @@ async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
 fn start_supervisor(dir: &Path) -> Result<(), RoleError> {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(std::env::current_exe()?);
-    command.arg("supervisor").arg(dir).stdin(std::process::Stdio::null());
+    command.arg("supervisor").arg("--dir").arg(dir).stdin(std::process::Stdio::null());
     command.process_group(0).spawn()?;
     Ok(())
 }

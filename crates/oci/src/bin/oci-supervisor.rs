@@ -5,7 +5,7 @@ fn main() -> std::process::ExitCode {
         eprintln!("usage: oci-supervisor DIR");
         return 2.into();
     };
-    match oci::supervisor::run(std::path::Path::new(&dir)) {
+    match oci::supervisor::run(std::path::Path::new(&dir), || {}) {
         Ok(()) => 0.into(),
         Err(e) => {
             eprintln!("supervisor failed: {e}");

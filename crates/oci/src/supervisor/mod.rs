@@ -90,10 +90,11 @@ pub(crate) struct Supervisor {
     notes: Vec<String>,
 }
 
-/// Runs the supervisor of `dir` until SIGTERM; containers go on when it ends.
-pub fn run(dir: &Path) -> Result<(), Error> {
+/// Runs the supervisor of `dir` until SIGTERM; containers go on when it ends. Calls `ready` once it answers.
+pub fn run(dir: &Path, ready: impl FnOnce()) -> Result<(), Error> {
     let mut supervisor = Supervisor::new(dir)?;
     supervisor.adopt();
+    ready();
     loop {
         let mut events = [EpollEvent::empty(); 64];
         let count = match supervisor.epoll.wait(&mut events, supervisor.patience()) {
