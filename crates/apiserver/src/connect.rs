@@ -1,10 +1,25 @@
 //! Streams to kubelets, pods and services: log, exec, attach, port-forward and proxy are passed through.
+//!
+//! The server looks up where the other end is, and then copies requests, answers and upgraded connections without
+//! understanding them, so that every version of the streaming protocols works.
 
-use http::Response;
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper::upgrade::OnUpgrade;
+use rand::seq::IndexedRandom;
+use serde_json::Value;
 use serve::Body;
+use serve::outbound::{self, ClientTls};
+use store::Range;
 
+use crate::admission::{self, AdmissionContext, Operation};
+use crate::handlers::current;
+use crate::object::{at, name};
 use crate::server::Call;
 use crate::status::Status;
+
+/// The kubelet's port when a node does not say.
+const KUBELET_PORT: u16 = 10_250;
 
 /// How the server reaches kubelets.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +32,14 @@ pub struct KubeletAccess {
     pub key: String,
 }
 
+/// Where a stream goes.
+struct Backend {
+    host: String,
+    port: u16,
+    tls: Option<ClientTls>,
+    path: String,
+}
+
 /// Whether a subresource is a stream.
 pub fn is_connect(subresource: &str) -> bool {
     matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
@@ -24,6 +47,317 @@ pub fn is_connect(subresource: &str) -> bool {
 
 /// Connects the client with the other end.
 pub async fn connect(call: &mut Call, subresource: &str) -> Result<Response<Body>, Status> {
-    let _ = call;
-    Err(Status::new(501, "NotImplemented", format!("{subresource} is not served yet")))
+    let (kind, log) = (call.resource.def.plural.to_string(), subresource == "log");
+    if log && !matches!(call.info.verb, "get") {
+        return Err(Status::no_method());
+    }
+    let backend = match (kind.as_str(), subresource) {
+        ("pods", "log") => container_backend(call, "containerLogs")?,
+        ("pods", "exec") => container_backend(call, "exec")?,
+        ("pods", "attach") => container_backend(call, "attach")?,
+        ("pods", "portforward") => portforward(call)?,
+        ("pods", "proxy") => pod_proxy(call)?,
+        ("services", "proxy") => service_proxy(call)?,
+        ("nodes", "proxy") => node_proxy(call)?,
+        _ => return Err(Status::no_resource()),
+    };
+    if !log {
+        admit(call, subresource).await?;
+    }
+    pass(call, backend).await
+}
+
+async fn admit(call: &mut Call, subresource: &str) -> Result<(), Status> {
+    let plugins = call.server.plugins.read().clone();
+    let Call { server, identity, resource, info, warnings, .. } = call;
+    let mut context = AdmissionContext {
+        server,
+        identity,
+        operation: Operation::Connect,
+        resource,
+        subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        old: None,
+        dry_run: false,
+        warnings,
+    };
+    admission::admit(&plugins, &mut Value::Null, &mut context).await?;
+    admission::validate(&plugins, &Value::Null, &mut context).await
+}
+
+fn kubelet_tls(call: &Call) -> Result<Option<ClientTls>, Status> {
+    let Some(access) = &call.server.settings.kubelet else { return Ok(None) };
+    let tls = ClientTls::new(&access.authorities, &access.certificate, &access.key);
+    tls.map(Some).map_err(Status::internal)
+}
+
+/// The kubelet of a node, at a path.
+fn kubelet(call: &Call, node: &str, path: String) -> Result<Backend, Status> {
+    let catalog = call.server.catalog();
+    let nodes = catalog.get("", "v1", "nodes").ok_or_else(Status::no_resource)?;
+    let stored =
+        call.server.store.get(&nodes.key("", node)).ok_or_else(|| Status::not_found("", "nodes", node))?;
+    let value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
+    let addresses = at(&value, "status.addresses").and_then(Value::as_array).cloned().unwrap_or_default();
+    let of = |kind: &str| {
+        addresses.iter().find(|address| address["type"] == kind).and_then(|address| address["address"].as_str())
+    };
+    let host = of("InternalIP")
+        .or_else(|| of("ExternalIP"))
+        .or_else(|| of("Hostname"))
+        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}")))?;
+    let port = at(&value, "status.daemonEndpoints.kubeletEndpoint.Port").and_then(Value::as_u64);
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
+    Ok(Backend { host: host.to_string(), port, tls: kubelet_tls(call)?, path })
+}
+
+fn node_of(pod: &Value) -> Result<&str, Status> {
+    match at(pod, "spec.nodeName").and_then(Value::as_str).unwrap_or("") {
+        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", name(pod)))),
+        node => Ok(node),
+    }
+}
+
+fn names(pod: &Value, list: &str) -> Vec<String> {
+    let list = at(pod, list).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(|container| container["name"].as_str()).map(str::to_string).collect()
+}
+
+/// The container that is asked for, or the only one.
+fn container(call: &Call, pod: &Value) -> Result<String, Status> {
+    let own = names(pod, "spec.containers");
+    let init = names(pod, "spec.initContainers");
+    let ephemeral = names(pod, "spec.ephemeralContainers");
+    let wanted = call.query.text("container");
+    let pod_name = name(pod);
+    if wanted.is_empty() {
+        if let ([only], true) = (own.as_slice(), init.is_empty() && ephemeral.is_empty()) {
+            return Ok(only.clone());
+        }
+        let annotation = pod.pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container");
+        if let Some(default) = annotation.and_then(Value::as_str).filter(|name| own.iter().any(|o| o == name)) {
+            return Ok(default.to_string());
+        }
+        if let ([only], true) = (own.as_slice(), call.info.subresource != "log") {
+            return Ok(only.clone());
+        }
+        let mut message = format!(
+            "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+            own.join(" ")
+        );
+        if !init.is_empty() {
+            message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+        }
+        if !ephemeral.is_empty() {
+            message.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+        }
+        return Err(Status::bad_request(message));
+    }
+    match own.iter().chain(&init).chain(&ephemeral).any(|name| name == wanted) {
+        true => Ok(wanted.to_string()),
+        false => Err(Status::bad_request(format!("container {wanted} is not valid for pod {pod_name}"))),
+    }
+}
+
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// Log, exec and attach: a container behind a kubelet.
+fn container_backend(call: &Call, what: &str) -> Result<Backend, Status> {
+    let pod = current(call)?;
+    let container = container(call, &pod)?;
+    let node = node_of(&pod)?;
+    let mut query: Vec<String> = Vec::new();
+    let mut add = |key: &str, value: &str| query.push(format!("{}={}", encode(key), encode(value)));
+    if what == "containerLogs" {
+        let passed = ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+        for key in passed {
+            if let Some(value) = call.query.get(key) {
+                add(key, value);
+            }
+        }
+    } else {
+        let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+        if !streams[..3].iter().any(|(own, _)| call.query.flag(own)) {
+            return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+        }
+        for (own, theirs) in streams {
+            if call.query.flag(own) {
+                add(theirs, "1");
+            }
+        }
+        let commands: Vec<&str> = call.query.all("command").collect();
+        if what == "exec" && commands.is_empty() {
+            return Err(Status::bad_request("you must specify at least one command for the container"));
+        }
+        for command in commands {
+            add("command", command);
+        }
+    }
+    let path = format!(
+        "/{what}/{}/{}/{}?{}",
+        encode(&call.info.namespace),
+        encode(&call.info.name),
+        encode(&container),
+        query.join("&")
+    );
+    kubelet(call, node, path)
+}
+
+fn portforward(call: &Call) -> Result<Backend, Status> {
+    let pod = current(call)?;
+    let node = node_of(&pod)?;
+    let query: Vec<String> = call.query.all("ports").map(|port| format!("port={}", encode(port))).collect();
+    let base = format!("/portForward/{}/{}", encode(&call.info.namespace), encode(&call.info.name));
+    kubelet(call, node, format!("{base}?{}", query.join("&")))
+}
+
+/// Splits `[scheme:]name[:port]`.
+fn split_target(text: &str) -> Result<(bool, &str, &str), Status> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [name] => Ok((false, name, "")),
+        [name, port] => Ok((false, name, port)),
+        ["https", name, port] => Ok((true, name, port)),
+        ["" | "http", name, port] => Ok((false, name, port)),
+        _ => Err(Status::bad_request(format!("invalid request {text:?}"))),
+    }
+}
+
+/// What of the path is meant for the other end, with the query.
+fn rest(call: &Call) -> String {
+    // Cut off: /api/v1, the namespace if there is one, plural, name, `proxy`.
+    let skip = if call.info.namespace.is_empty() { 5 } else { 7 };
+    let raw = call.head.uri.path();
+    let from = raw.match_indices('/').nth(skip).map_or(raw.len(), |(at, _)| at);
+    let path = if from == raw.len() { "/" } else { &raw[from..] };
+    match call.head.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_string(),
+    }
+}
+
+fn any_tls(secure: bool) -> Result<Option<ClientTls>, Status> {
+    match secure {
+        true => ClientTls::new("", "", "").map(Some).map_err(Status::internal),
+        false => Ok(None),
+    }
+}
+
+fn pod_proxy(call: &mut Call) -> Result<Backend, Status> {
+    let whole = call.info.name.clone();
+    let (secure, pod_name, port) = split_target(&whole)?;
+    call.info.name = pod_name.to_string();
+    let pod = current(call)?;
+    let host = at(&pod, "status.podIP").and_then(Value::as_str).unwrap_or("");
+    if host.is_empty() {
+        return Err(Status::bad_request("address not allowed"));
+    }
+    let first = at(&pod, "spec.containers").and_then(Value::as_array).into_iter().flatten().find_map(|c| {
+        c["ports"].as_array()?.first()?["containerPort"].as_u64()
+    });
+    let port = match port {
+        "" => first.and_then(|port| u16::try_from(port).ok()).unwrap_or(if secure { 443 } else { 80 }),
+        text => text
+            .parse()
+            .map_err(|_| Status::bad_request(format!("invalid pod request {whole:?}: port {text:?}")))?,
+    };
+    Ok(Backend { host: host.to_string(), port, tls: any_tls(secure)?, path: rest(call) })
+}
+
+fn service_proxy(call: &mut Call) -> Result<Backend, Status> {
+    let whole = call.info.name.clone();
+    let (secure, service_name, port) = split_target(&whole)?;
+    call.info.name = service_name.to_string();
+    let service = current(call)?;
+    let ports = at(&service, "spec.ports").and_then(Value::as_array).cloned().unwrap_or_default();
+    let chosen = match port {
+        "" if ports.len() == 1 => ports.first(),
+        text => ports.iter().find(|p| p["name"] == text || p["port"].to_string() == text),
+    };
+    let none = || Status::unavailable(format!("no endpoints available for service {whole:?}"));
+    let chosen = chosen.ok_or_else(none)?;
+    let port_name = chosen["name"].as_str().unwrap_or("");
+    let range = Range { namespace: Some(call.info.namespace.as_str().into()), after: None };
+    let mut found: Vec<(String, u16)> = Vec::new();
+    for stored in call.server.store.snapshot("discovery.k8s.io/endpointslices").iter(&range) {
+        let owner = stored.index.labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
+        if owner.is_none_or(|(_, value)| &**value != service_name) {
+            continue;
+        }
+        let Ok(slice) = serde_json::from_slice::<Value>(&stored.json) else { continue };
+        let list = |field: &str| slice[field].as_array().cloned().unwrap_or_default();
+        let port = list("ports").into_iter().find(|p| p["name"].as_str().unwrap_or("") == port_name);
+        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
+        for endpoint in list("endpoints").iter().filter(|e| e["conditions"]["ready"] != false) {
+            found.extend(endpoint["addresses"][0].as_str().map(|address| (address.to_string(), port)));
+        }
+    }
+    let (host, port) = found.choose(&mut rand::rng()).cloned().ok_or_else(none)?;
+    Ok(Backend { host, port, tls: any_tls(secure)?, path: rest(call) })
+}
+
+fn node_proxy(call: &mut Call) -> Result<Backend, Status> {
+    let whole = call.info.name.clone();
+    let (_, node, port) = split_target(&whole)?;
+    let mut backend = kubelet(call, node, rest(call))?;
+    if let Ok(port) = port.parse() {
+        backend.port = port;
+    }
+    Ok(backend)
+}
+
+/// Sends the request on and brings the answer back; upgraded connections are joined.
+async fn pass(call: &mut Call, backend: Backend) -> Result<Response<Body>, Status> {
+    let client = call.head.extensions.remove::<OnUpgrade>();
+    let body = std::mem::replace(call.body.get_mut(), serve::empty());
+    let upgrade = call.head.headers.contains_key(UPGRADE);
+    let mut request = Request::new(if upgrade { serve::empty() } else { body });
+    *request.method_mut() = call.head.method.clone();
+    *request.uri_mut() = backend.path.parse::<Uri>().map_err(|cause| Status::bad_request(cause.to_string()))?;
+    *request.headers_mut() = passed_headers(&call.head.headers, upgrade);
+    let host = format!("{}:{}", backend.host, backend.port);
+    let host = HeaderValue::from_str(&host).map_err(Status::internal)?;
+    request.headers_mut().insert(HOST, host);
+    let sent = outbound::send(&backend.host, backend.port, backend.tls.as_ref(), request).await;
+    let mut response = sent.map_err(|cause| {
+        let message = format!("error dialing backend: {cause}");
+        match call.info.subresource.as_str() {
+            "proxy" => Status::unavailable(message),
+            _ => Status::new(500, "", message),
+        }
+    })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = client else {
+            return Err(Status::bad_request("the connection cannot be upgraded: use HTTP/1.1"));
+        };
+        outbound::join(client, hyper::upgrade::on(&mut response));
+        let (head, _) = response.into_parts();
+        return Ok(Response::from_parts(head, serve::empty()));
+    }
+    response.headers_mut().remove(CONNECTION);
+    response.headers_mut().remove("keep-alive");
+    response.headers_mut().remove(http::header::TRANSFER_ENCODING);
+    Ok(response)
+}
+
+fn passed_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
+    let mut passed = headers.clone();
+    passed.remove(AUTHORIZATION);
+    passed.remove(HOST);
+    if !upgrade {
+        for hop in ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"] {
+            passed.remove(hop);
+        }
+    }
+    passed
 }

@@ -108,7 +108,7 @@ impl ApiServer {
             service_cidrs: config.service_cidrs.clone(),
             node_ports: config.node_ports,
             kubelet: Some(KubeletAccess {
-                authorities: authority.certificate().to_string(),
+                authorities: String::new(),
                 certificate: kubelet.certificate,
                 key: kubelet.key,
             }),

@@ -5,6 +5,7 @@
 
 mod body;
 mod listener;
+pub mod outbound;
 pub mod pki;
 pub mod spdy;
 mod tls;

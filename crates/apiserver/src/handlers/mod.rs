@@ -22,6 +22,7 @@ use crate::status::Status;
 
 pub use change::{Edit, store_error};
 pub use create::create_object;
+pub use subresource::current;
 pub use delete::{DeleteOptions, delete_object};
 
 /// Chooses the handler by verb and subresource.

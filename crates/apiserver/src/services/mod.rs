@@ -202,7 +202,7 @@ fn families(
         families.extend(served.first());
     }
     for family in &families {
-        if !served.contains(family) && !(headless && selectorless) {
+        if !(served.contains(family) || headless && selectorless) {
             let value = Value::from(*family);
             return Err(Cause::invalid("spec.ipFamilies[0]", &value, "not configured on this cluster"));
         }
