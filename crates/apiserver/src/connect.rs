@@ -101,14 +101,17 @@ fn kubelet(call: &Call, node: &str, path: String) -> Result<Backend, Status> {
     let value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
     let addresses = at(&value, "status.addresses").and_then(Value::as_array).cloned().unwrap_or_default();
     let of = |kind: &str| {
-        addresses.iter().find(|address| address["type"] == kind).and_then(|address| address["address"].as_str())
+        addresses
+            .iter()
+            .find(|address| address["type"] == kind)
+            .and_then(|address| address["address"].as_str())
     };
-    let host = of("InternalIP")
-        .or_else(|| of("ExternalIP"))
-        .or_else(|| of("Hostname"))
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}")))?;
+    let host = of("InternalIP").or_else(|| of("ExternalIP")).or_else(|| of("Hostname")).ok_or_else(|| {
+        Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}"))
+    })?;
     let port = at(&value, "status.daemonEndpoints.kubeletEndpoint.Port").and_then(Value::as_u64);
-    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
+    let port =
+        port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
     Ok(Backend { host: host.to_string(), port, tls: kubelet_tls(call)?, path })
 }
 
@@ -136,7 +139,8 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
             return Ok(only.clone());
         }
         let annotation = pod.pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container");
-        if let Some(default) = annotation.and_then(Value::as_str).filter(|name| own.iter().any(|o| o == name)) {
+        if let Some(default) = annotation.and_then(Value::as_str).filter(|name| own.iter().any(|o| o == name))
+        {
             return Ok(default.to_string());
         }
         if let ([only], true) = (own.as_slice(), call.info.subresource != "log") {
@@ -179,7 +183,16 @@ fn container_backend(call: &Call, what: &str) -> Result<Backend, Status> {
     let mut query: Vec<String> = Vec::new();
     let mut add = |key: &str, value: &str| query.push(format!("{}={}", encode(key), encode(value)));
     if what == "containerLogs" {
-        let passed = ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+        let passed = [
+            "follow",
+            "previous",
+            "timestamps",
+            "sinceSeconds",
+            "sinceTime",
+            "tailLines",
+            "limitBytes",
+            "stream",
+        ];
         for key in passed {
             if let Some(value) = call.query.get(key) {
                 add(key, value);
@@ -262,9 +275,11 @@ fn pod_proxy(call: &mut Call) -> Result<Backend, Status> {
     if host.is_empty() {
         return Err(Status::bad_request("address not allowed"));
     }
-    let first = at(&pod, "spec.containers").and_then(Value::as_array).into_iter().flatten().find_map(|c| {
-        c["ports"].as_array()?.first()?["containerPort"].as_u64()
-    });
+    let first = at(&pod, "spec.containers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .find_map(|c| c["ports"].as_array()?.first()?["containerPort"].as_u64());
     let port = match port {
         "" => first.and_then(|port| u16::try_from(port).ok()).unwrap_or(if secure { 443 } else { 80 }),
         text => text
@@ -323,7 +338,8 @@ async fn pass(call: &mut Call, backend: Backend) -> Result<Response<Body>, Statu
     let upgrade = call.head.headers.contains_key(UPGRADE);
     let mut request = Request::new(if upgrade { serve::empty() } else { body });
     *request.method_mut() = call.head.method.clone();
-    *request.uri_mut() = backend.path.parse::<Uri>().map_err(|cause| Status::bad_request(cause.to_string()))?;
+    *request.uri_mut() =
+        backend.path.parse::<Uri>().map_err(|cause| Status::bad_request(cause.to_string()))?;
     *request.headers_mut() = passed_headers(&call.head.headers, upgrade);
     let host = format!("{}:{}", backend.host, backend.port);
     let host = HeaderValue::from_str(&host).map_err(Status::internal)?;

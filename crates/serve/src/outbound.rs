@@ -69,7 +69,10 @@ impl ClientTls {
             true => builder.with_no_client_auth(),
             false => {
                 let pem = |what| {
-                    move |cause: rustls_pki_types::pem::Error| TlsError::Pem { what, cause: cause.to_string() }
+                    move |cause: rustls_pki_types::pem::Error| TlsError::Pem {
+                        what,
+                        cause: cause.to_string(),
+                    }
                 };
                 let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
                     .collect::<Result<Vec<_>, _>>()

@@ -22,8 +22,8 @@ use crate::status::Status;
 
 pub use change::{Edit, store_error};
 pub use create::create_object;
-pub use subresource::current;
 pub use delete::{DeleteOptions, delete_object};
+pub use subresource::current;
 
 /// Chooses the handler by verb and subresource.
 pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
