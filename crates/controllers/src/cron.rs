@@ -163,7 +163,7 @@ impl Schedule {
             if last.is_some() || from == first {
                 return (last.or(Some(first)), true);
             }
-            span = span * 24;
+            span *= 24;
         }
     }
 }

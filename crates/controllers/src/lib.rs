@@ -4,6 +4,7 @@
 //! what is known to what is to be done; [`Action`] is everything that can be done.
 
 mod action;
+pub mod aggregation;
 mod claim;
 pub mod cron;
 pub mod cronjob;
@@ -17,13 +18,17 @@ pub mod gc;
 pub mod job;
 pub mod names;
 pub mod namespace;
+pub mod nodelifecycle;
 pub mod percent;
 pub mod pod;
+pub mod podgc;
+pub mod protection;
 pub mod replicaset;
 pub mod revision;
 pub mod select;
 pub mod serviceaccount;
 pub mod statefulset;
+pub mod tainteviction;
 pub mod ttlafterfinished;
 
 pub use action::{

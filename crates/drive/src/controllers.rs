@@ -11,6 +11,7 @@ use crate::shell::{Controller, Settings, Shell};
 mod batch;
 mod lifecycle;
 mod network;
+mod nodes;
 mod sets;
 mod workloads;
 
@@ -42,6 +43,12 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
+    Controller { name: "node-controller", wire: nodes::lifecycle },
+    Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
+    Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },
+    Controller { name: "pvc-protection-controller", wire: lifecycle::claim_protection },
+    Controller { name: "pv-protection-controller", wire: lifecycle::volume_protection },
+    Controller { name: "clusterrole-aggregation-controller", wire: lifecycle::aggregation },
     Controller { name: "namespace-controller", wire: lifecycle::namespace },
     Controller { name: "garbage-collector", wire: lifecycle::garbage_collector },
 ];

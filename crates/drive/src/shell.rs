@@ -64,6 +64,8 @@ impl Planner {
 pub struct Settings {
     /// The certificate that vouches for the API server, PEM; published in every namespace.
     pub root_ca: Option<String>,
+    /// How long a node may be silent before its pods are given up; `None` takes upstream's 50 seconds.
+    pub node_grace: Option<Duration>,
 }
 
 /// A controller: its name, and how it is wired.

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use client::{Client, Error, ListOptions, ObjectKey, PartialObject};
 use controllers::gc::{self, Owner};
 use controllers::namespace::{self, Remaining};
-use controllers::{Plan, Resource, pod, serviceaccount};
+use controllers::{Plan, Resource, aggregation, pod, protection, serviceaccount};
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::discovery::Served;
@@ -188,4 +191,62 @@ async fn left_of(client: &Client, served: &Served, namespace: &str) -> Result<Op
         untouched: list.items.iter().filter(|o| o.metadata.deletion_timestamp.is_none()).count() + more,
         finalizers,
     }))
+}
+
+pub(super) fn claim_protection(wiring: &mut Wiring) -> Planner {
+    let claims = wiring.own::<PersistentVolumeClaim>();
+    let pods = wiring.on_change::<Pod>(|change, wake| {
+        // Only the end of a pod can set a claim free.
+        let ended = change.new.is_none_or(|p| pod::is_finished(p));
+        let volumes =
+            change.old.filter(|_| ended).and_then(|p| p.spec.as_ref()).and_then(|s| s.volumes.as_ref());
+        for volume in volumes.into_iter().flatten() {
+            let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
+            let own = volume.ephemeral.as_ref().map(|_| format!("{}-{}", change.key.name, volume.name));
+            if let Some(name) = named.or(own) {
+                wake(ObjectKey::new(&change.key.namespace, &name));
+            }
+        }
+    });
+    let client = wiring.client().clone();
+    Planner::asking(move |key, _| {
+        let (known, cached) = (claims.get_key(&key), pods.list(&key.namespace));
+        let client = client.clone();
+        async move {
+            let Some(claim) = known else { return Ok(Plan::idle("the claim is gone")) };
+            let plan = protection::plan_claim(&claim, cached.iter().map(|p| &**p));
+            if !pod::is_deleting(&*claim) || plan.actions.is_empty() {
+                return Ok(plan);
+            }
+            // The cache may not show yet that a pod has come to use it.
+            let pods = client.list::<Pod>(&key.namespace, &ListOptions::default()).await?;
+            Ok(protection::plan_claim(&claim, &pods.items))
+        }
+    })
+}
+
+pub(super) fn volume_protection(wiring: &mut Wiring) -> Planner {
+    let volumes = wiring.own::<PersistentVolume>();
+    Planner::local(move |pass: &Pass<'_>| match volumes.get_key(pass.key) {
+        Some(volume) => protection::plan_volume(&volume),
+        None => Plan::idle("the volume is gone"),
+    })
+}
+
+pub(super) fn aggregation(wiring: &mut Wiring) -> Planner {
+    // Any role may be a part of any aggregated one.
+    let known = wiring.cache::<ClusterRole>();
+    let roles = wiring.on_change::<ClusterRole>(move |change, wake| {
+        wake(change.key.clone());
+        known
+            .list("")
+            .iter()
+            .filter(|r| r.aggregation_rule.is_some())
+            .for_each(|r| wake(ObjectKey::of(&**r)));
+    });
+    Planner::local(move |pass: &Pass<'_>| {
+        let Some(role) = roles.get_key(pass.key) else { return Plan::idle("the role is gone") };
+        let all = roles.list("");
+        aggregation::plan(&role, all.iter().map(|r| &**r))
+    })
 }

@@ -1,0 +1,188 @@
+//! Nodes that are not heard of, and the taints that say how a node is.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::{Action, Note, Plan, pod};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that taint a node while they are true.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+/// Conditions that the kubelet keeps, and that become unknown with it.
+const KEPT: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// From this share of unhealthy nodes on, the trouble is taken to be elsewhere.
+const UNHEALTHY_SHARE: f64 = 0.55;
+/// Smaller zones then evict nothing at all.
+const LARGE_ZONE: usize = 50;
+
+/// How many nodes of the node's zone, and of all zones, there are and are not ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Nodes in the zone.
+    pub zone: usize,
+    /// Of these, not ready.
+    pub zone_unready: usize,
+    /// Nodes in all zones.
+    pub all: usize,
+    /// Of these, not ready.
+    pub all_unready: usize,
+}
+
+/// What the planner is told.
+pub struct View<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// The pods on it.
+    pub pods: Vec<&'a Pod>,
+    /// When its lease or status was last seen to be renewed, by our own clock.
+    pub heard: Timestamp,
+    /// How long a node may be silent.
+    pub grace: SignedDuration,
+    /// How its neighbours are.
+    pub health: Health,
+}
+
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
+    node.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+/// The status of the node's `Ready`: `True`, `False` or `Unknown`.
+#[must_use]
+pub fn readiness(node: &Node) -> &str {
+    condition(node, "Ready").map_or("Unknown", |c| c.status.as_str())
+}
+
+/// Marks a silent node, keeps its taints, and marks its pods not ready while it is not.
+#[must_use]
+pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
+    let node = view.node;
+    let mut plan = Plan::default();
+    let deadline = view.heard + view.grace;
+    if deadline <= now && readiness(node) != "Unknown"
+        || deadline <= now && condition(node, "Ready").is_none()
+    {
+        plan.because("the node has not been heard of");
+        let text = format!("Node {} status is now: NodeNotReady", pod::name(node));
+        plan.actions.extend(silence(node, now));
+        plan.actions.push(Action::event(node, Note::normal("NodeNotReady", text)));
+        return plan;
+    }
+    if deadline > now {
+        plan.wake = plan.wake.or_at(Some(deadline));
+    }
+    plan.actions.extend(taint(view, now));
+    if readiness(node) != "True" && !pod::is_deleting(node) {
+        plan.actions.extend(view.pods.iter().flat_map(|p| mark_not_ready(p, now)));
+    }
+    plan.because(format!("the node's readiness is {}", readiness(node)));
+    plan
+}
+
+/// Makes unknown what the kubelet no longer tells.
+fn silence(node: &Node, now: Timestamp) -> Option<Action> {
+    let mut new = node.clone();
+    let conditions = new.status.get_or_insert_default().conditions.get_or_insert_default();
+    for kind in KEPT {
+        match conditions.iter_mut().find(|c| c.type_ == kind) {
+            Some(known) if known.status == "Unknown" => {}
+            Some(known) => {
+                "Unknown".clone_into(&mut known.status);
+                known.reason = Some("NodeStatusUnknown".to_owned());
+                known.message = Some("Kubelet stopped posting node status.".to_owned());
+                known.last_transition_time = Some(Time(now));
+            }
+            None => conditions.push(NodeCondition {
+                type_: kind.to_owned(),
+                status: "Unknown".to_owned(),
+                reason: Some("NodeStatusNeverUpdated".to_owned()),
+                message: Some("Kubelet never posted node status.".to_owned()),
+                last_heartbeat_time: node.metadata.creation_timestamp.clone(),
+                last_transition_time: Some(Time(now)),
+            }),
+        }
+    }
+    Action::patch_status(node, &new)
+}
+
+/// Keeps the taints that stand for conditions; others are left alone.
+fn taint(view: &View<'_>, now: Timestamp) -> Option<Action> {
+    let node = view.node;
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    let ready = readiness(node);
+    let by_readiness = match ready {
+        "True" => None,
+        "False" => Some(NOT_READY),
+        _ => Some(UNREACHABLE),
+    };
+    wanted.extend(by_readiness.map(|key| (key, "NoSchedule")));
+    let has = |key: &str, effect: &str| {
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
+        taints.into_iter().flatten().any(|t| t.key == key && t.effect == effect)
+    };
+    if let Some(key) = by_readiness
+        && (has(key, "NoExecute") || may_evict(view.health))
+    {
+        wanted.push((key, "NoExecute"));
+    }
+    wanted.extend(
+        PRESSURES
+            .iter()
+            .filter(|(c, _)| condition(node, c).is_some_and(|c| c.status == "True"))
+            .map(|(_, t)| (*t, "NoSchedule")),
+    );
+    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let ours = |t: &Taint| {
+        let execute = t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str());
+        let keys = [NOT_READY, UNREACHABLE, UNSCHEDULABLE];
+        let schedule = keys.contains(&t.key.as_str()) || PRESSURES.iter().any(|(_, k)| *k == t.key);
+        execute || (t.effect == "NoSchedule" && schedule)
+    };
+    let mut new = node.clone();
+    let taints = new.spec.get_or_insert_default().taints.get_or_insert_default();
+    taints.retain(|t| !ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())));
+    for (key, effect) in wanted {
+        if !taints.iter().any(|t| t.key == key && t.effect == effect) {
+            let (key, effect) = (key.to_owned(), effect.to_owned());
+            taints.push(Taint { key, effect, value: None, time_added: Some(Time(now)) });
+        }
+    }
+    if taints.is_empty() && node.spec.as_ref().is_none_or(|s| s.taints.is_none()) {
+        return None;
+    }
+    Action::patch(node, &new)
+}
+
+/// Nothing is evicted where so much is unhealthy that the control plane may be what is cut off.
+fn may_evict(health: Health) -> bool {
+    if health.all_unready >= health.all {
+        return false;
+    }
+    let share = health.zone_unready as f64 / health.zone.max(1) as f64;
+    let disrupted = health.zone_unready > 2 && share >= UNHEALTHY_SHARE;
+    !disrupted || health.zone > LARGE_ZONE
+}
+
+fn mark_not_ready(p: &Pod, now: Timestamp) -> Vec<Action> {
+    if !pod::is_ready(p) {
+        return Vec::new();
+    }
+    let mut new = p.clone();
+    for c in
+        new.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()).filter(|c| c.type_ == "Ready")
+    {
+        "False".clone_into(&mut c.status);
+        c.last_transition_time = Some(Time(now));
+    }
+    let event = Action::event(p, Note::warning("NodeNotReady", "Node is not ready"));
+    [Some(event), Action::patch_status(p, &new)].into_iter().flatten().collect()
+}
