@@ -35,8 +35,12 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     let client = Client::from_config(config)?;
     let identity = format!("{}_{}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id());
     let election = args.leader_elect.then(|| Election::new("kutter-controllers", identity));
-    let options =
-        Options { election, disabled: args.disable, settings: Settings { root_ca, ..Settings::default() }, ..Options::default() };
+    let options = Options {
+        election,
+        disabled: args.disable,
+        settings: Settings { root_ca, ..Settings::default() },
+        ..Options::default()
+    };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         tokio::select! {
             () = drive::controllers::run(client, options) => {}
