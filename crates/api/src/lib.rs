@@ -1,14 +1,14 @@
 //! The kind table and the schema facts of every built-in kind.
 //!
 //! ```text
-//! let registry = SharedRegistry::new(Registry::builtin());
-//! let pods = registry.get().by_path("", "v1", "pods").unwrap().clone();   // Arc<KindDef>
+//! let registry = Registry::builtin();
+//! let pods = registry.by_path("", "v1", "pods").unwrap().clone();   // Arc<KindDef>
 //! pods.kind; pods.api_version(); pods.namespaced(); pods.allows("watch");
 //! pods.resource();                      // "core/pods": the store's table
 //! pods.schema().at("spec.containers");  // compiled from facts on first use
 //! pods.subresource("eviction");         // kind and verbs
 //! pods.selects("spec.nodeName"); pods.selectable;
-//! registry.set(registry.get().with_custom(crd_kinds));
+//! let registry = registry.with_custom(crd_kinds);
 //! ```
 //!
 //! `custom::kinds(&crd)` compiles a CustomResourceDefinition into kinds, `custom::check(&crd)` says what is wrong with
@@ -26,7 +26,7 @@ pub mod registry;
 pub mod types;
 
 pub use kinds::{Column, FieldForm, Generation, KindDef, Scope, SelectableField, Subresource};
-pub use registry::{Registry, SharedRegistry};
+pub use registry::Registry;
 pub use types::schema_of;
 
 #[cfg(test)]

@@ -297,7 +297,7 @@ fn service_proxy(call: &mut Call) -> Result<Backend, Status> {
     let ports = at(&service, "spec.ports").and_then(Value::as_array).cloned().unwrap_or_default();
     let chosen = match port {
         "" if ports.len() == 1 => ports.first(),
-        text => ports.iter().find(|p| p["name"] == text || p["port"].to_string() == text),
+        text => ports.iter().find(|p| p["name"] == text || p["port"].as_u64() == text.parse().ok()),
     };
     let none = || Status::unavailable(format!("no endpoints available for service {whole:?}"));
     let chosen = chosen.ok_or_else(none)?;

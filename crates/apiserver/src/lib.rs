@@ -30,6 +30,8 @@ pub mod resource;
 mod review;
 pub mod selector;
 pub mod server;
+mod shared;
+pub use shared::SharedRegistry;
 pub mod services;
 mod start;
 pub mod status;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::SharedRegistry;
+use crate::SharedRegistry;
 use http::{Method, Request, Response};
 use parking_lot::RwLock;
 use serve::Body;

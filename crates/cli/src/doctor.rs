@@ -166,7 +166,8 @@ fn nftables() -> Finding {
 fn data_dir(path: &Path) -> Finding {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let kind = nix::sys::statfs::statfs(existing).map(|s| s.filesystem_type());
-    let space = nix::sys::statvfs::statvfs(existing).map(|s| s.blocks_available() * s.fragment_size() >> 30);
+    let space =
+        nix::sys::statvfs::statvfs(existing).map(|s| (s.blocks_available() * s.fragment_size()) >> 30);
     let overlay = matches!(kind, Ok(k) if k == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC);
     let (good, detail) = match (overlay, space) {
         (true, _) => {

@@ -1,4 +1,6 @@
 //! Deployment: one ReplicaSet for every version of the template, and the way from one to the next.
+//!
+//! Long because the decisions of a rollout depend on each other and are read together.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

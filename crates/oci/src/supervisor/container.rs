@@ -1,4 +1,6 @@
 //! Containers: create, start, stop, remove, what they write, how they end, and taking them up again.
+//!
+//! Long because the states of one container and the ways between them are read together.
 
 use super::attach::Reader;
 use super::child::{self, Failure, Stdio};
