@@ -66,9 +66,7 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let node = view.node;
     let mut plan = Plan::default();
     let deadline = view.heard + view.grace;
-    if deadline <= now && readiness(node) != "Unknown"
-        || deadline <= now && condition(node, "Ready").is_none()
-    {
+    if deadline <= now && (readiness(node) != "Unknown" || condition(node, "Ready").is_none()) {
         plan.because("the node has not been heard of");
         let text = format!("Node {} status is now: NodeNotReady", pod::name(node));
         plan.actions.extend(silence(node, now));

@@ -136,10 +136,11 @@ impl Graph {
         if let Some(queue) = &*self.collector.lock() {
             woken.iter().for_each(|uid| queue.add(ObjectKey::new("", uid)));
         }
-        if change.new.is_none() && resource.namespaced {
-            if let Some(queue) = &*self.namespaces.lock() {
-                queue.add(ObjectKey::new("", &change.key.namespace));
-            }
+        if change.new.is_none()
+            && resource.namespaced
+            && let Some(queue) = &*self.namespaces.lock()
+        {
+            queue.add(ObjectKey::new("", &change.key.namespace));
         }
         if matches!(&*resource.plural, "customresourcedefinitions" | "apiservices") {
             self.served_changed.notify_one();

@@ -160,14 +160,14 @@ impl Out {
 }
 
 /// One line of a CRI log: `time stream tag text`.
-fn split(line: &[u8]) -> Option<(&[u8], &[u8], &[u8], &[u8])> {
+fn split(line: &[u8]) -> Option<[&[u8]; 4]> {
     let mut parts = line.splitn(4, |b| *b == b' ');
-    Some((parts.next()?, parts.next()?, parts.next()?, parts.next()?))
+    Some([parts.next()?, parts.next()?, parts.next()?, parts.next()?])
 }
 
 /// What a line gives the reader; empty when it is not wanted.
 fn select(line: &[u8], want: &Want) -> Vec<u8> {
-    let Some((time, stream, tag, text)) = split(line) else { return Vec::new() };
+    let Some([time, stream, tag, text]) = split(line) else { return Vec::new() };
     if want.stream.as_deref().is_some_and(|s| s.as_bytes() != stream) {
         return Vec::new();
     }
@@ -253,7 +253,7 @@ async fn tail_offset(reader: &mut BufReader<File>, n: usize) -> std::io::Result<
         if fresh {
             starts.push_back(offset);
         }
-        fresh = split(&line).is_none_or(|(_, _, tag, _)| tag.starts_with(b"F"));
+        fresh = split(&line).is_none_or(|[_, _, tag, _]| tag.starts_with(b"F"));
         offset += read as u64;
         if starts.len() > n {
             starts.pop_front();
