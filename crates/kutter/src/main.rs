@@ -32,7 +32,7 @@ enum Command {
     #[command(hide = true)]
     Controlplane(roles::controlplane::Args),
     /// Run the node of this machine: kubelet, proxy and DNS
-    Node(roles::node::Args),
+    Node(Box<roles::node::Args>),
     /// Run the scheduler alone, against any API server
     Scheduler(roles::scheduler::Args),
     /// Own the containers of one node
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Command::Manager => roles::manager::run(&cli.globals.data_dir),
         Command::Apiserver(args) => roles::apiserver::run(args),
         Command::Controlplane(args) => roles::controlplane::run(args),
-        Command::Node(args) => roles::node::run(args),
+        Command::Node(args) => roles::node::run(*args),
         Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Supervisor(args) => roles::supervisor::run(args),
         Command::Version => {
