@@ -92,9 +92,7 @@ fn tunnel(socket: Socket) -> tokio::io::DuplexStream {
     tokio::spawn(async move {
         while let Some(Ok(message)) = source.next().await {
             match message {
-                Message::Binary(data) if writer.write_all(&data).await.is_err() => {
-                    return;
-                }
+                Message::Binary(data) if writer.write_all(&data).await.is_err() => return,
                 Message::Close(_) => break,
                 _ => {}
             }

@@ -32,6 +32,14 @@ pub async fn ensure(k: &Kubelet, pod: &Pod, c: &Container, field: &str) -> Resul
     let say = |warning, reason, message: String| {
         k.events.pod(pod, Some(field.to_string()), warning, reason, message);
     };
+    if !pods::image::valid(&image) {
+        let text = format!(
+            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+        );
+        say(true, "InspectFailed", text.clone());
+        say(true, "Failed", "Error: InvalidImageName".into());
+        return Err(missing("InvalidImageName", text, false));
+    }
     let lock: Arc<tokio::sync::Mutex<()>> = k.pulls.lock().entry(image.clone()).or_default().clone();
     let here = k.runtime.image_status(&image).await.map_err(|e| failure(&image, &e))?;
     let policy = c.image_pull_policy.as_deref();

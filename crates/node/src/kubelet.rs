@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, register, server, worker};
+use crate::{Options, pressure, register, server, statics, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -49,6 +49,8 @@ pub struct Kubelet {
     pub pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The port the HTTPS server got.
     pub port: Mutex<u16>,
+    /// Told when a mirror of a static pod changed in the API.
+    pub mirrors: Notify,
     /// The HTTPS server.
     server: Mutex<Option<serve::Running>>,
     admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
@@ -125,6 +127,7 @@ impl Kubelet {
                 node: Mutex::default(),
                 pulls: Mutex::default(),
                 port: Mutex::new(options.listen.port()),
+                mirrors: Notify::new(),
                 server: Mutex::default(),
                 admitted: Mutex::default(),
                 handles: Mutex::default(),
@@ -141,6 +144,10 @@ impl Kubelet {
         tokio::spawn(kubelet.clone().listen());
         tokio::spawn(register::run(kubelet.clone()));
         tokio::spawn(kubelet.clone().dispatch());
+        tokio::spawn(pressure::run(kubelet.clone()));
+        if let Some(dir) = kubelet.options.static_pods.clone() {
+            tokio::spawn(statics::run(kubelet.clone(), dir));
+        }
         Ok(kubelet)
     }
 
@@ -240,7 +247,11 @@ impl Kubelet {
                 handle.gone.store(true, Ordering::Release);
                 handle.notify.notify_one();
             }
-            if let Some(pod) = change.new {
+            if change.new.is_none() && change.old.is_some_and(|p| statics::is_mirror(p)) {
+                kubelet.mirrors.notify_one();
+            }
+            // A mirror is a picture of a static pod, whose worker has it from its file.
+            if let Some(pod) = change.new.filter(|p| !statics::is_mirror(p)) {
                 kubelet.offer(pod.clone());
             }
         });
@@ -287,8 +298,11 @@ impl Kubelet {
 
     /// Removes what is left of pods that the API no longer has.
     async fn clean_orphans(&self) {
-        let known: std::collections::HashSet<String> =
+        let mut known: std::collections::HashSet<String> =
             self.pods.list("").iter().filter_map(|p| p.metadata.uid.clone()).collect();
+        if let Some(dir) = &self.options.static_pods {
+            known.extend(statics::uids(self, dir));
+        }
         let sandboxes = self.runtime.list_sandboxes(Filter::default()).await.unwrap_or_default();
         let orphans = sandboxes.iter().filter(|s| s.labels.get(POD_UID).is_some_and(|u| !known.contains(u)));
         futures_util::future::join_all(orphans.map(|s| self.remove_orphan(s))).await;

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::observe::Snapshot;
 use crate::worker::{Done, SOON, Worker, after, min};
-use crate::{container, halt};
+use crate::{container, halt, statics};
 
 /// How long the first status is held back, so that a pod that starts quickly is reported once.
 const HOLD: Duration = Duration::from_millis(120);
@@ -174,7 +174,10 @@ async fn write(
     if let (true, Some(list)) = (replaced, value.get_mut("podIPs").and_then(|v| v.as_array_mut())) {
         list.insert(0, json!({ "$patch": "replace" }));
     }
-    let patch = Patch::Strategic(json!({ "metadata": { "uid": m.uid }, "status": value }));
+    // A static pod is known to the API by its mirror, which has another uid.
+    let file = m.annotations.as_ref().and_then(|a| a.get(statics::SOURCE)).is_some_and(|s| s == "file");
+    let uid = m.uid.as_ref().filter(|_| !file);
+    let patch = Patch::Strategic(json!({ "metadata": { "uid": uid }, "status": value }));
     let (namespace, name) = (m.namespace.as_deref().unwrap_or(""), m.name.as_deref().unwrap_or(""));
     client.patch_status::<Pod>(namespace, name, &patch).await.map(drop)
 }

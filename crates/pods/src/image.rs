@@ -32,6 +32,30 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
+/// Whether a reference can name an image: lower-case path components, perhaps a host before them, a tag or digest
+/// after.
+pub fn valid(image: &str) -> bool {
+    let (rest, digest) = image.split_once('@').map_or((image, None), |(r, d)| (r, Some(d)));
+    let slash = rest.rfind('/').map_or(0, |i| i + 1);
+    let (path, tag) = match rest[slash..].split_once(':') {
+        Some((name, tag)) => (&rest[..slash + name.len()], Some(tag)),
+        None => (rest, None),
+    };
+    let word = |w: &str, extra: &str| {
+        !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+    };
+    let tag_ok = tag.is_none_or(|t| t.len() <= 128 && word(t, "_.-") && !t.starts_with(['.', '-']));
+    let digest_ok =
+        digest.is_none_or(|d| d.split_once(':').is_some_and(|(a, h)| word(a, "+._-") && word(h, "")));
+    let parts: Vec<&str> = path.split('/').collect();
+    let host = parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost");
+    let lower = |p: &&str| {
+        word(p, "_.-") && !p.chars().any(|c| c.is_ascii_uppercase()) && !p.starts_with(['.', '-', '_'])
+    };
+    let host_ok = !host || word(parts[0], ".-:[]");
+    tag_ok && digest_ok && host_ok && parts[usize::from(host)..].iter().all(lower)
+}
+
 /// An image on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
@@ -77,6 +101,16 @@ pub fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "a:1", "localhost:5000/a/b:1.0", "a@sha256:00ff", "r.io/a_b/c-d:V1", "sha256:00"] {
+            assert!(valid(good), "{good}");
+        }
+        for bad in ["", "A", "a b", "a:", "a/", "/a", "a:b:c/", "a@x", "a:-1", "r.io/"] {
+            assert!(!valid(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn policies() {

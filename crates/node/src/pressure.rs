@@ -1,0 +1,179 @@
+//! Keeps the node out of trouble: evicts pods when memory or disk run low, removes images nobody uses, enforces the
+//! limits of local storage, and rotates logs.
+//!
+//! Memory is looked at more often than anything else here, and only while pods run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use oci::runtime::{ContainerState, Filter};
+use pods::evict::{self, Signal, Use};
+use pods::model::End;
+
+use crate::kubelet::Kubelet;
+use crate::{observe, register, stats};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Looks between two scans of disks: a minute.
+const DISK_EVERY: u32 = 6;
+/// Looks between two collections of images: five minutes.
+const IMAGES_EVERY: u32 = 30;
+/// Images are collected above the first and down to the second share of the disk, in per cent.
+const IMAGE_SHARES: [u64; 2] = [85, 80];
+/// The longest log file, in bytes.
+const LOG_MAX: u64 = 10 << 20;
+/// Rotated files that are kept.
+const LOG_FILES: u32 = 4;
+
+/// Looks for ever.
+pub async fn run(k: Arc<Kubelet>) {
+    let mut round = 0u32;
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        round = round.wrapping_add(1);
+        if k.all_pods().is_empty() && round % IMAGES_EVERY != 0 {
+            continue;
+        }
+        let low = evict::crossed(&register::readings(&k));
+        if let Some(reading) = low.first() {
+            if reading.signal != Signal::Memory {
+                collect_images(&k).await;
+            }
+            relieve(&k, reading).await;
+        }
+        if round % DISK_EVERY == 0 {
+            local_storage(&k).await;
+            rotate(&k).await;
+        }
+        if round % IMAGES_EVERY == 0 {
+            collect_images(&k).await;
+        }
+    }
+}
+
+/// Ends one pod for good.
+fn end(k: &Kubelet, pod: &Pod, how: End) {
+    let uid = pod.metadata.uid.as_deref().unwrap_or("");
+    let Some(handle) = k.handle(uid) else { return };
+    k.events.pod(pod, None, true, "Evicted", how.message.clone());
+    *handle.end.lock() = Some(how);
+    handle.notify.notify_one();
+}
+
+/// Whether the pod can still be evicted.
+fn alive(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
+}
+
+async fn relieve(k: &Arc<Kubelet>, reading: &evict::Reading) {
+    let all: Vec<(Pod, u64, u64)> = stats::pods(k)
+        .await
+        .into_iter()
+        .filter_map(|u| {
+            let layers: u64 = u.stats.containers.iter().map(|c| c.writable_layer.used_bytes).sum();
+            Some((u.pod.filter(alive)?, u.stats.memory.working_set, layers))
+        })
+        .collect();
+    let uses: Vec<Use<'_>> =
+        all.iter().map(|(pod, memory, disk)| Use { pod, memory: *memory, disk: *disk }).collect();
+    if let Some((pod, how)) = evict::choose(reading, &uses) {
+        tracing::warn!(pod = pods::spec::describe(pod), resource = reading.signal.resource(), "evicting");
+        end(k, pod, how);
+    }
+}
+
+/// Ends pods whose emptyDirs or whole local storage are above their limits.
+async fn local_storage(k: &Arc<Kubelet>) {
+    let limited = |p: &Pod| {
+        let Some(spec) = &p.spec else { return false };
+        let dirs = spec.volumes.iter().flatten().filter_map(|v| v.empty_dir.as_ref());
+        let total = pods::resources::limits(spec).contains_key("ephemeral-storage");
+        total || dirs.into_iter().any(|e| e.size_limit.is_some())
+    };
+    let of_interest: Vec<Pod> = k.all_pods().into_iter().filter(|p| alive(p) && limited(p)).collect();
+    if of_interest.is_empty() {
+        return;
+    }
+    let uses = stats::pods(k).await;
+    for pod in of_interest {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let root = k.pod_dir(&uid).join("volumes/kubernetes.io~empty-dir");
+        let logs = k.pod_logs(&pod);
+        let scan = move || {
+            let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+            let dirs: Vec<(String, u64)> = entries
+                .filter_map(|e| {
+                    Some((e.file_name().into_string().ok()?, volumes::scan::usage(&e.path()).bytes))
+                })
+                .collect();
+            (dirs, volumes::scan::usage(&logs).bytes)
+        };
+        let Ok((dirs, logs)) = tokio::task::spawn_blocking(scan).await else { continue };
+        let found = uses.iter().find(|u| u.stats.metadata.uid == uid);
+        let layers: u64 =
+            found.map_or(0, |u| u.stats.containers.iter().map(|c| c.writable_layer.used_bytes).sum());
+        let total = layers + logs + dirs.iter().map(|d| d.1).sum::<u64>();
+        if let Some(how) = evict::over_limit(&pod, &dirs, total) {
+            end(k, &pod, how);
+        }
+    }
+}
+
+/// Removes images that no container uses when the disk is full.
+async fn collect_images(k: &Arc<Kubelet>) {
+    let Ok(info) = k.runtime.image_fs_info().await else { return };
+    let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
+    let used = capacity.saturating_sub(free);
+    if used * 100 < capacity * IMAGE_SHARES[0] {
+        return;
+    }
+    let (Ok(images), Ok(containers)) =
+        (k.runtime.list_images().await, k.runtime.list_containers(Filter::default()).await)
+    else {
+        return;
+    };
+    let now = Timestamp::now();
+    let held: Vec<_> = images
+        .iter()
+        .map(|i| pods::image::Held {
+            id: i.id.clone(),
+            size: i.size,
+            used: observe::time(i.last_used).unwrap_or(now),
+            busy: i.pinned || containers.iter().any(|c| c.image_id == i.id),
+        })
+        .collect();
+    for id in pods::image::collect(&held, capacity, used, IMAGE_SHARES, now) {
+        tracing::info!(image = id, "removing an image that is not used");
+        if let Err(error) = k.runtime.remove_image(&id).await {
+            let text = format!("failed to remove image {id}: {error}");
+            k.events.node(&k.options.name, true, "ImageGCFailed", text);
+        }
+    }
+}
+
+/// Moves long logs aside and has the runtime open new ones.
+async fn rotate(k: &Arc<Kubelet>) {
+    let containers = k.runtime.list_containers(Filter::default()).await.unwrap_or_default();
+    for c in containers.into_iter().filter(|c| c.state == ContainerState::Running) {
+        let long = std::fs::metadata(&c.log_path).is_ok_and(|m| m.len() > LOG_MAX);
+        if !long || c.log_path.as_os_str().is_empty() {
+            continue;
+        }
+        let numbered = |n: u32| format!("{}.{n}", c.log_path.display());
+        for n in (1..LOG_FILES).rev() {
+            let _ = std::fs::rename(numbered(n), numbered(n + 1));
+        }
+        if std::fs::rename(&c.log_path, numbered(1)).is_err() {
+            continue;
+        }
+        if let Err(error) = k.runtime.reopen_log(&c.id).await {
+            tracing::warn!(%error, container = c.id, "a log was not opened again");
+            let _ = std::fs::rename(Path::new(&numbered(1)), &c.log_path);
+        }
+    }
+}
