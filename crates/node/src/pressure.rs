@@ -35,7 +35,7 @@ pub async fn run(k: Arc<Kubelet>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         round = round.wrapping_add(1);
-        if k.all_pods().is_empty() && round % IMAGES_EVERY != 0 {
+        if k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
             continue;
         }
         let low = evict::crossed(&register::readings(&k));
@@ -45,11 +45,11 @@ pub async fn run(k: Arc<Kubelet>) {
             }
             relieve(&k, reading).await;
         }
-        if round % DISK_EVERY == 0 {
+        if round.is_multiple_of(DISK_EVERY) {
             local_storage(&k).await;
             rotate(&k).await;
         }
-        if round % IMAGES_EVERY == 0 {
+        if round.is_multiple_of(IMAGES_EVERY) {
             collect_images(&k).await;
         }
     }
