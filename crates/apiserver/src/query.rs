@@ -61,9 +61,12 @@ impl Query {
         let mut values = self.all("dryRun").filter(|value| !value.is_empty()).peekable();
         let asked = values.peek().is_some();
         match values.find(|value| *value != "All") {
-            Some(other) => Err(options_invalid(
+            Some(_) => Err(options_invalid(
                 "dryRun",
-                format!("Unsupported value: {other:?}: supported values: \"All\""),
+                format!(
+                    "Unsupported value: {:?}: supported values: \"All\"",
+                    self.all("dryRun").collect::<Vec<_>>()
+                ),
                 "FieldValueNotSupported",
             )),
             None => Ok(asked),

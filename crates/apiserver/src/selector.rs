@@ -250,22 +250,34 @@ impl<'a> Lexer<'a> {
         }
         let operator = self.next();
         match operator {
-            Token::Equals => Ok(Requirement::Equals(key, self.exact().map_err(parse)?)),
-            Token::NotEquals => Ok(Requirement::NotEquals(key, self.exact().map_err(parse)?)),
+            Token::Equals => {
+                let value = self.exact(&key).map_err(parse)?;
+                Ok(Requirement::Equals(key, value))
+            }
+            Token::NotEquals => {
+                let value = self.exact(&key).map_err(parse)?;
+                Ok(Requirement::NotEquals(key, value))
+            }
             Token::Greater => Ok(Requirement::Greater(key, self.number().map_err(parse)?)),
             Token::Less => Ok(Requirement::Less(key, self.number().map_err(parse)?)),
-            Token::Word("in") => Ok(Requirement::In(key, self.set().map_err(parse)?)),
-            Token::Word("notin") => Ok(Requirement::NotIn(key, self.set().map_err(parse)?)),
+            Token::Word("in") => {
+                let values = self.set(&key).map_err(parse)?;
+                Ok(Requirement::In(key, values))
+            }
+            Token::Word("notin") => {
+                let values = self.set(&key).map_err(parse)?;
+                Ok(Requirement::NotIn(key, values))
+            }
             other => Err(parse(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text()))),
         }
     }
 
-    fn exact(&mut self) -> Result<String, String> {
+    fn exact(&mut self, key: &str) -> Result<String, String> {
         match self.peek() {
             Token::End | Token::Comma => Ok(String::new()),
             Token::Word(word) => {
                 self.next();
-                label_value(word)?;
+                label_value(key, 0, word)?;
                 Ok(word.to_string())
             }
             other => Err(format!("found '{}', expected: identifier", other.text())),
@@ -273,7 +285,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn number(&mut self) -> Result<i64, String> {
-        let text = self.exact()?;
+        let text = self.exact("")?;
         text.parse().map_err(|_| {
             "values[0]: Invalid value: \"".to_string()
                 + &text
@@ -281,7 +293,7 @@ impl<'a> Lexer<'a> {
         })
     }
 
-    fn set(&mut self) -> Result<Vec<String>, String> {
+    fn set(&mut self, key: &str) -> Result<Vec<String>, String> {
         match self.next() {
             Token::Open => {}
             other => return Err(format!("found '{}' expected: '('", other.text())),
@@ -291,7 +303,7 @@ impl<'a> Lexer<'a> {
         loop {
             match self.next() {
                 Token::Word(word) => {
-                    label_value(word)?;
+                    label_value(key, values.len(), word)?;
                     values.push(word.to_string());
                     pending = false;
                 }
@@ -328,19 +340,19 @@ fn label_key(key: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "key: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+        "<nil>: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
     ))
 }
 
-fn label_value(value: &str) -> Result<(), String> {
+fn label_value(key: &str, at: usize, value: &str) -> Result<(), String> {
     if value.len() > 63 {
-        return Err(format!("values[0][]: Invalid value: {value:?}: must be no more than 63 bytes"));
+        return Err(format!("values[{at}][{key}]: Invalid value: {value:?}: must be no more than 63 bytes"));
     }
     if value.is_empty() || part(value) {
         return Ok(());
     }
     Err(format!(
-        "values[0][]: Invalid value: {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+        "values[{at}][{key}]: Invalid value: {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
     ))
 }
 

@@ -65,7 +65,8 @@ impl Status {
         }
     }
 
-    fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
+    /// Adds what it is about; all empty for details without content.
+    pub fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
         let (group, kind, name) = (group.to_string(), kind.to_string(), name.to_string());
         self.details = Some(Box::new(Details { name, group, kind, ..Details::default() }));
         self
@@ -191,8 +192,12 @@ impl Status {
 
     /// 406.
     pub fn not_acceptable(available: &str) -> Self {
-        let message = format!("only the following media types are accepted: {available}");
-        Self::new(406, "NotAcceptable", message)
+        let watch = match available.contains("protobuf") {
+            true => ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+            false => ", application/json;stream=watch",
+        };
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {available}{watch}");
+        Self::new(406, "NotAcceptable", message).about("", "", "")
     }
 
     /// 500.
@@ -222,7 +227,7 @@ impl Status {
 
     /// 504 because the asked revision lies too far ahead.
     pub fn too_large_revision(requested: u64, current: u64) -> Self {
-        let message = format!("Too large resource version: {requested}, current: {current}");
+        let message = format!("Timeout: Too large resource version: {requested}, current: {current}");
         let mut status = Self::new(504, "Timeout", message).about("", "", "");
         if let Some(details) = &mut status.details {
             details.retry_after = 1;

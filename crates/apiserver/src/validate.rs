@@ -78,11 +78,21 @@ fn metadata(resource: &Resource, object: &Value) -> Vec<Cause> {
     if name.is_empty() {
         return vec![Cause::required("metadata.name", "name or generateName is required")];
     }
-    let mut causes: Vec<Cause> = name_rule(resource, name)
-        .into_iter()
-        .map(|what| Cause::invalid("metadata.name", &Value::from(name), &what))
-        .collect();
+    let mut causes: Vec<Cause> = Vec::new();
+    let prefix = meta_text(object, "generateName");
+    if !prefix.is_empty() {
+        // What is appended makes a trailing dash or dot good.
+        let probe = format!("{}a", prefix.trim_end_matches(['-', '.']));
+        for what in name_rule(resource, &probe) {
+            causes.push(Cause::invalid("metadata.generateName", &Value::from(prefix), &what));
+        }
+    }
+    for what in name_rule(resource, name) {
+        causes.push(Cause::invalid("metadata.name", &Value::from(name), &what));
+    }
     causes.extend(labels(object));
+    causes.extend(owners(object));
+    causes.extend(finalizers(object));
     causes
 }
 
@@ -94,6 +104,47 @@ fn name_rule(resource: &Resource, name: &str) -> Vec<String> {
         ("rbac.authorization.k8s.io", _) => path_segment(name),
         _ => dns1123_subdomain(name),
     }
+}
+
+/// Owners need their four texts, and at most one may be the controller.
+fn owners(object: &Value) -> Vec<Cause> {
+    let list = object.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten();
+    let mut causes = Vec::new();
+    let mut controllers = 0;
+    for (index, owner) in list.enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(field).and_then(Value::as_str).unwrap_or("").is_empty() {
+                let path = format!("metadata.ownerReferences[{index}].{field}");
+                let what = match field {
+                    "apiVersion" => "version must not be empty".to_string(),
+                    field => format!("must not be empty: {field}"),
+                };
+                causes.push(Cause::invalid(path, &Value::from(""), &what));
+            }
+        }
+        controllers += usize::from(owner.get("controller").and_then(Value::as_bool) == Some(true));
+    }
+    if controllers > 1 {
+        let what = "Only one reference can have Controller set to true.";
+        let list = object.pointer("/metadata/ownerReferences").unwrap_or(&Value::Null);
+        causes.push(Cause::invalid("metadata.ownerReferences", list, what));
+    }
+    causes
+}
+
+fn finalizers(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for (index, name) in object::finalizers(object).enumerate() {
+        for what in base::names::qualified_name(name) {
+            causes.push(Cause::invalid("metadata.finalizers", &Value::from(name), &what));
+        }
+        let standard = matches!(name, "orphan" | "foregroundDeletion" | "kubernetes");
+        if !standard && !name.contains('/') {
+            let what = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(format!("metadata.finalizers[{index}]"), &Value::from(name), what));
+        }
+    }
+    causes
 }
 
 fn labels(object: &Value) -> Vec<Cause> {

@@ -29,23 +29,37 @@ pub fn streamed(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'st
     StreamBody::new(chunks.map_ok(Frame::data)).boxed_unsync()
 }
 
+/// How many times the limit is still read and thrown away, so that a client which sends before it reads gets
+/// the refusal and not a broken connection.
+const DRAIN_FACTOR: usize = 4;
+
 /// Reads a whole body of at most `limit` bytes; `Ok(None)` when it is longer.
 pub async fn limited(mut body: Body, limit: usize) -> Result<Option<Bytes>, BoxError> {
-    if body.size_hint().lower() > limit as u64 {
+    let drain_max = limit.saturating_mul(DRAIN_FACTOR);
+    if body.size_hint().lower() > drain_max as u64 {
         return Ok(None);
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
+    let mut seen = 0;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > limit {
+        seen += data.len();
+        if seen > drain_max {
             return Ok(None);
+        }
+        if seen > limit {
+            (first, rest) = (Bytes::new(), BytesMut::new());
+            continue;
         }
         if first.is_empty() {
             first = data;
             continue;
         }
         rest.extend_from_slice(&data);
+    }
+    if seen > limit {
+        return Ok(None);
     }
     if rest.is_empty() {
         return Ok(Some(first));

@@ -91,8 +91,8 @@ fn read(call: &mut Call, body: &[u8], validation: FieldValidation) -> Result<Val
     let has = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or("").to_string();
     let (version, kind) = (has("apiVersion"), has("kind"));
     if version.is_empty() || kind.is_empty() {
-        let missing = if kind.is_empty() { "kind" } else { "apiVersion" };
-        return Err(Status::bad_request(format!("invalid object type: Object '{missing}' is missing")));
+        let (group, short) = api::kinds::split(&version);
+        return Err(Status::bad_request(format!("invalid object type: {group}/{short}, Kind={kind}")));
     }
     if version != def.api_version() || kind != def.kind.as_ref() {
         return Err(Status::bad_request(format!(

@@ -104,7 +104,7 @@ impl DeleteOptions {
             None | Some("Orphan" | "Background" | "Foreground") => Ok(self),
             Some(other) => {
                 let message = format!(
-                    "Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
+                    "Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
                 );
                 let cause = Cause::field("FieldValueNotSupported", "propagationPolicy", message);
                 Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause]))

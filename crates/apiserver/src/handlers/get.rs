@@ -11,7 +11,7 @@ use crate::status::Status;
 pub async fn get(call: &mut Call) -> Result<Response<Body>, Status> {
     let output = call.output()?;
     if let Some(at_least) = revision(call.query.text("resourceVersion"))? {
-        call.server.store.reach(Some(at_least)).await.map_err(super::unavailable)?;
+        super::reach(&*call.server.store, Some(at_least)).await?;
     }
     let key = call.resource.key(&call.info.namespace, &call.info.name);
     let object = call.server.store.get(&key).ok_or_else(|| call.not_found(&call.info.name))?;

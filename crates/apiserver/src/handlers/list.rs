@@ -198,11 +198,11 @@ async fn snapshot(call: &Call, options: &ListOptions) -> Result<Arc<dyn Snapshot
             store.snapshot_at(table, revision).map_err(super::unavailable)
         }
         Some(revision) => {
-            store.reach(Some(revision)).await.map_err(super::unavailable)?;
+            super::reach(&**store, Some(revision)).await?;
             Ok(store.snapshot(table))
         }
         None if options.version.is_empty() => {
-            store.reach(None).await.map_err(super::unavailable)?;
+            super::reach(&**store, None).await?;
             Ok(store.snapshot(table))
         }
         None => Ok(store.snapshot(table)),
@@ -334,9 +334,21 @@ fn view(call: &Call, output: Output, picked: Picked) -> Result<Response<Body>, S
             Ok(answer::typed(200, output.format, "meta_v1.PartialObjectMetadataList", &list))
         }
         View::Whole => {
+            let values: Vec<Value> = values.into_iter().map(|value| item(resource, value)).collect();
             let list = json!({"kind": resource.def.list_kind, "apiVersion": resource.def.api_version(),
                 "metadata": metadata, "items": values});
             Ok(answer::value(200, output.format, &list))
         }
     }
+}
+
+/// Items of built-in lists do not repeat kind and apiVersion.
+fn item(resource: &Resource, mut value: Value) -> Value {
+    if !resource.def.custom
+        && let Some(map) = value.as_object_mut()
+    {
+        map.remove("kind");
+        map.remove("apiVersion");
+    }
+    value
 }

@@ -72,3 +72,14 @@ pub fn unavailable(error: StoreError) -> Status {
         other => Status::unavailable(other.to_string()),
     }
 }
+
+/// How long a read waits for a revision that has not come yet.
+const REACH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Waits for a revision, but not for ever.
+pub async fn reach(store: &dyn store::Store, revision: Option<u64>) -> Result<(), Status> {
+    match tokio::time::timeout(REACH_TIMEOUT, store.reach(revision)).await {
+        Ok(reached) => reached.map(|_| ()).map_err(unavailable),
+        Err(_) => Err(Status::too_large_revision(revision.unwrap_or(0), store.revision())),
+    }
+}

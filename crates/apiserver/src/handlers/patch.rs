@@ -58,8 +58,10 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
 /// Reads the patch by its media type.
 pub fn decode(call: &Call, body: &[u8]) -> Result<Patch, Status> {
     let custom = call.resource.def.custom;
-    let merge =
-        || serde_json::from_slice::<Value>(body).map_err(|cause| Status::bad_request(cause.to_string()));
+    let merge = || {
+        let parsed = schema::json::parse(body, None).map(|parsed| parsed.value);
+        parsed.map_err(|cause| Status::bad_request(format!("error decoding patch: {cause}")))
+    };
     match negotiate::content_type(&call.head.headers) {
         "application/json-patch+json" => {
             let patch: json_patch::Patch = serde_json::from_slice(body)
@@ -81,18 +83,7 @@ pub fn decode(call: &Call, body: &[u8]) -> Result<Patch, Status> {
             }
         }
         "application/strategic-merge-patch+json" if !custom => Ok(Patch::Strategic(merge()?)),
-        other => {
-            let accepted = match custom {
-                true => {
-                    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
-                }
-                false => {
-                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
-                }
-            };
-            tracing::debug!(other, "patch type refused");
-            Err(Status::unsupported_media_type(accepted))
-        }
+        _ => Err(Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type").about("", "", "")),
     }
 }
 
@@ -104,7 +95,7 @@ pub fn apply(patch: &Patch, schema: &schema::Schema, old: &Value) -> Result<Valu
             json_patch::patch(&mut new, operations).map_err(|cause| {
                 tracing::debug!(%cause, "json patch refused");
                 let text = "the server rejected our request due to an error in our request";
-                Status::new(422, "Invalid", text)
+                Status::new(422, "Invalid", text).about("", "", "")
             })?;
         }
         Patch::Merge(patch) => json_patch::merge(&mut new, patch),

@@ -80,12 +80,12 @@ pub async fn watch(call: &mut Call) -> Result<Response<Body>, Status> {
     let mut initial = VecDeque::new();
     let (from, initial_end) = match (start, initial_events) {
         (Some(revision), None | Some(false)) => {
-            call.server.store.reach(Some(revision)).await.map_err(super::unavailable)?;
+            super::reach(&*call.server.store, Some(revision)).await?;
             (revision, None)
         }
         (None, Some(false)) => (call.server.store.revision(), None),
         (start, wanted) => {
-            call.server.store.reach(start).await.map_err(super::unavailable)?;
+            super::reach(&*call.server.store, start).await?;
             options.limit = 0;
             options.version = "0".into();
             options.version_match = String::new();
@@ -138,10 +138,18 @@ fn initial_events(call: &Call, options: &ListOptions, bookmarks: bool) -> Result
         Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
     };
     match call.query.get("sendInitialEvents") {
-        None if !options.version_match.is_empty() => Err(forbid(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        )),
+        None if !options.version_match.is_empty() => {
+            let what = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            let mut causes = vec![Cause::forbidden("resourceVersionMatch", what)];
+            if options.version_match != "NotOlderThan" {
+                let text = format!(
+                    "Unsupported value: {:?}: supported values: \"NotOlderThan\"",
+                    options.version_match
+                );
+                causes.push(Cause::field("FieldValueNotSupported", "resourceVersionMatch", text));
+            }
+            Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes))
+        }
         None => Ok(None),
         Some(_) if options.version_match != "NotOlderThan" => Err(forbid(
             "resourceVersionMatch",

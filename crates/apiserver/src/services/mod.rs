@@ -264,10 +264,7 @@ fn give_addresses(
                     return (given, Err(cause));
                 };
                 if !cidr.contains(address) {
-                    let what = format!(
-                        "the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}"
-                    );
-                    return (given, Err(refuse(&what)));
+                    return (given, Err(refuse("the provided network does not match the current range")));
                 }
                 match used.addresses.get(&address) {
                     Some(owner) if owner != uid => {
