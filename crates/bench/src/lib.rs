@@ -1,1 +1,73 @@
 //! A load generator that drives any Kubernetes API server through the same phases.
+//!
+//! Every worker has one HTTP/1.1 connection over TLS and sends one request after the other, so that the load is the
+//! same for every server. Objects live in the namespace `kutter-bench`, which is made first and removed last.
+
+mod connection;
+mod phases;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use connection::{Endpoint, Worker};
+pub use report::{Phase, Report};
+
+/// What to measure, and against whom.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where the API server is and who we are
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// Connections that write and read at the same time
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub connections: usize,
+    /// Objects of each kind
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub objects: usize,
+    /// Watchers in the watch phases
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub watchers: usize,
+    /// Process ids of the server (and its store), for their memory
+    #[arg(long = "pid", value_name = "PID", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+    /// Leave out phases whose names contain one of these
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    pub skip: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The kubeconfig cannot be used.
+    #[error("failed to use the kubeconfig")]
+    Config(#[from] client::ConfigError),
+    /// The connection broke or was refused.
+    #[error("failed to {what}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server refused a request that should succeed.
+    #[error("{what}: the server answered {status}: {body}")]
+    Refused {
+        /// The request.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// Start of the answer.
+        body: String,
+    },
+}
+
+/// Runs all phases and gives their figures.
+pub async fn run(args: &Args) -> Result<Report, BenchError> {
+    let endpoint = Arc::new(Endpoint::from_kubeconfig(&args.kubeconfig)?);
+    phases::all(args, endpoint).await
+}

@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Run the API server alone
     Apiserver(roles::apiserver::Args),
+    /// Measure an API server
+    Bench(bench::Args),
     /// Run the controllers alone, against any API server
     Controllers(roles::controllers::Args),
     /// Run the control plane of a cluster
@@ -53,6 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result: Result<(), roles::RoleError> = match cli.command {
+        Command::Bench(args) => roles::bench::run(args),
         Command::Controllers(args) => roles::controllers::run(args),
         Command::User(command) => cli::run(&cli.globals, command).map_err(Into::into),
         Command::Launch(args) => roles::launch::run(args),

@@ -1,6 +1,7 @@
 //! The roles the binary can play, one file each, and what they share: logging and the way errors are printed.
 
 pub mod apiserver;
+pub mod bench;
 pub mod controllers;
 pub mod controlplane;
 pub mod launch;
