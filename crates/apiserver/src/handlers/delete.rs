@@ -188,6 +188,7 @@ pub async fn delete_collection(call: &mut Call) -> Result<Response<Body>, Status
 
 /// Deletes the object of this name in the request's namespace, or begins to.
 pub async fn delete_object(call: &mut Call, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+    let options = &with_default_policy(call, options);
     let key = call.resource.key(&call.info.namespace, name);
     for _ in 0..ATTEMPTS_MAX {
         let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
@@ -216,6 +217,22 @@ pub async fn delete_object(call: &mut Call, name: &str, options: &DeleteOptions)
     }
     let (group, plural) = call.names();
     Err(Status::modified(group, plural, name))
+}
+
+/// Jobs and ReplicationControllers leave their pods behind when a client says nothing, as they always have.
+fn with_default_policy(call: &mut Call, options: &DeleteOptions) -> DeleteOptions {
+    let mut options = options.clone();
+    let def = &call.resource.def;
+    let job = def.group == "batch" && def.kind == "Job";
+    let controller = def.group.is_empty() && def.kind == "ReplicationController";
+    if options.propagation.is_none() && (job || controller) {
+        options.propagation = Some("Orphan".into());
+        let warning = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+        if job && !call.warnings.iter().any(|own| own == warning) {
+            call.warnings.push(warning.into());
+        }
+    }
+    options
 }
 
 fn check_preconditions(call: &Call, current: &Object, options: &DeleteOptions) -> Result<(), Status> {
