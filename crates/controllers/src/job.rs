@@ -81,6 +81,10 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     if spec.managed_by.as_deref().is_some_and(|m| m != BUILT_IN) {
         return Plan::idle("someone else manages the job");
     }
+    if spec.selector.is_none() {
+        // Without it, pods could not be told to be the job's, and more would be made without end.
+        return Plan::idle("the job has no selector");
+    }
     let owner = Target::of(job);
     if end_of(job).is_some() {
         let left = view.pods.iter().filter(|p| pod::is_controlled_by(&p.metadata, &owner.uid));

@@ -1,0 +1,145 @@
+//! Controllers against a real API server; a hollow kubelet stands in for nodes.
+
+use std::error::Error;
+use std::time::Duration;
+
+use apiserver::{ApiServer, Config as ServerConfig};
+use client::{Cache, Client, Config, DeleteOptions, Kind, ListOptions, Patch, WriteOptions};
+use drive::controllers::Options;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+struct Cluster {
+    client: Client,
+    server: apiserver::Running,
+    controllers: drive::Shell,
+    kubelet: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Result<Self, Box<dyn Error>> {
+        let dir = tempfile::tempdir()?;
+        let server = ApiServer::start(ServerConfig::new(dir.path(), "127.0.0.1:0".parse()?)).await?;
+        let client = Client::from_config(Config::from_kubeconfig(&server.admin_kubeconfig, None)?)?;
+        let settings = drive::Settings { root_ca: Some("CA".to_owned()), ..drive::Settings::default() };
+        let controllers =
+            drive::controllers::start(client.clone(), &Options { settings, ..Options::default() });
+        let kubelet = tokio::spawn(hollow(client.clone()));
+        let cluster = Self { client, server, controllers, kubelet, _dir: dir };
+        cluster.create::<Namespace>("t", json!({})).await?;
+        Ok(cluster)
+    }
+
+    /// Creates an object with this spec.
+    async fn create<K: Kind>(&self, name: &str, spec: Value) -> Result<K, Box<dyn Error>> {
+        let mut object = json!({"metadata": {"name": name}, "spec": spec});
+        if K::resource().namespaced {
+            object["metadata"]["namespace"] = json!("t");
+        }
+        Ok(self.client.create(&serde_json::from_value::<K>(object)?).await?)
+    }
+
+    /// Waits until an object is as it should be.
+    async fn until<K: Kind>(&self, name: &str, holds: impl Fn(Option<&K>) -> bool) -> Outcome {
+        let cache = Cache::<K>::builder(self.client.clone()).start();
+        let space = if K::resource().namespaced { "t" } else { "" };
+        let wait = async {
+            cache.synced().await;
+            cache.wait_until(|c| holds(c.get(space, name).as_deref())).await;
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        waited.map_err(|_| format!("{} {name} does not become as it should", K::resource().kind).into())
+    }
+
+    async fn end(self) {
+        self.kubelet.abort();
+        drop(self.controllers);
+        self.server.shutdown().await;
+    }
+}
+
+/// Makes pods run, or end when they are meant to, and lets them go when they are deleted.
+async fn hollow(client: Client) {
+    let pods = Cache::<Pod>::builder(client.clone()).start();
+    let mut changes = pods.subscribe();
+    loop {
+        for key in changes.next().await {
+            let Some(pod) = pods.get_key(&key) else { continue };
+            // What fails here is tried again when the pod changes.
+            if pod.metadata.deletion_timestamp.is_some() {
+                let options = DeleteOptions::uid(controllers::pod::uid(&*pod)).grace(0);
+                let _ = client.delete::<Pod>(&key.namespace, &key.name, &options).await;
+            } else if controllers::pod::phase(&pod) == "Pending" {
+                let patch = Patch::Merge(json!({"status": status_of(&pod)}));
+                let _ = client.patch_status::<Pod>(&key.namespace, &key.name, &patch).await;
+            }
+        }
+    }
+}
+
+fn status_of(pod: &Pod) -> Value {
+    let ends = pod.spec.as_ref().is_some_and(|s| s.restart_policy.as_deref() == Some("Never"));
+    let (phase, ready) = if ends { ("Succeeded", "False") } else { ("Running", "True") };
+    json!({"phase": phase, "podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}],
+        "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": Timestamp::now().to_string()}]})
+}
+
+fn template(app: &str, image: &str, restart: &str) -> Value {
+    json!({"metadata": {"labels": {"app": app}},
+        "spec": {"restartPolicy": restart, "containers": [{"name": "c", "image": image}]}})
+}
+
+fn is_rolled_out(d: Option<&Deployment>, pods: i32) -> bool {
+    let generation = d.and_then(|d| d.metadata.generation);
+    d.and_then(|d| d.status.as_ref()).is_some_and(|s| {
+        let counts = [s.updated_replicas, s.available_replicas, s.replicas];
+        s.observed_generation == generation && counts.iter().all(|n| *n == Some(pods))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workloads_live_and_namespaces_end() -> Outcome {
+    let cluster = Cluster::start().await?;
+    cluster.until::<ServiceAccount>("default", |a| a.is_some()).await?;
+    cluster.until::<ConfigMap>("kube-root-ca.crt", |c| c.is_some()).await?;
+
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let spec = json!({"replicas": 3, "selector": selector, "template": template("web", "v1", "Always")});
+    cluster.create::<Deployment>("web", spec).await?;
+    let ports = json!({"selector": {"app": "web"}, "ports": [{"port": 80}]});
+    cluster.create::<Service>("web", ports).await?;
+    let selector = json!({"matchLabels": {"app": "db"}});
+    let pods = template("db", "v1", "Always");
+    let spec = json!({"replicas": 2, "serviceName": "db", "selector": selector, "template": pods});
+    cluster.create::<StatefulSet>("db", spec).await?;
+    let (selector, pods) = (json!({"matchLabels": {"app": "job"}}), template("job", "v1", "Never"));
+    let spec = json!({"completions": 3, "parallelism": 2, "manualSelector": true, "selector": selector, "template": pods});
+    cluster.create::<Job>("job", spec).await?;
+
+    cluster.until("web", |d| is_rolled_out(d, 3)).await?;
+    let available = |s: Option<&StatefulSet>| s?.status.as_ref()?.available_replicas;
+    cluster.until("db", |s| available(s) == Some(2)).await?;
+    let ended = |j: Option<&Job>| j?.status.as_ref()?.completion_time.clone();
+    cluster.until("job", |j| ended(j).is_some()).await?;
+
+    let update = Patch::Merge(json!({"spec": {"template": template("web", "v2", "Always")}}));
+    cluster.client.patch::<Deployment>("t", "web", &update, &WriteOptions::default()).await?;
+    cluster.until("web", |d| is_rolled_out(d, 3)).await?;
+    let of_web = ListOptions::default().label("kubernetes.io/service-name", "web");
+    let slices = cluster.client.list::<EndpointSlice>("t", &of_web).await?;
+    assert_eq!(slices.items.len(), 1, "a service of three pods has one slice");
+    let sets = cluster.client.list::<ReplicaSet>("t", &ListOptions::default()).await?;
+    assert_eq!(sets.items.len(), 2, "both versions are kept");
+
+    cluster.client.delete::<Namespace>("", "t", &DeleteOptions::default()).await?;
+    cluster.until::<Namespace>("t", |n| n.is_none()).await?;
+    cluster.end().await;
+    Ok(())
+}
