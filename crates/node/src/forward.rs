@@ -17,7 +17,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::server::{Query, text};
-use crate::streams::{BUFFER, Out, QUEUE, Socket, listed, open_websocket, switching, wants, websocket};
+use crate::streams::{
+    BUFFER, Out, QUEUE, Socket, goodbye, listed, open_websocket, switching, wants, websocket,
+};
 
 /// Forwards ports of a pod.
 pub async fn port_forward(
@@ -106,7 +108,7 @@ fn tunnel(socket: Socket) -> tokio::io::DuplexStream {
                 break;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
     });
     theirs
 }
@@ -232,7 +234,7 @@ async fn forward_channels(runtime: Arc<dyn Runtime>, sandbox: String, ports: Vec
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
     };
     tokio::select! {
         () = feed => {}

@@ -22,8 +22,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const DISK_EVERY: u32 = 6;
 /// Looks between two collections of images: five minutes.
 const IMAGES_EVERY: u32 = 30;
-/// Images are collected above the first and down to the second share of the disk, in per cent.
-const IMAGE_SHARES: [u64; 2] = [85, 80];
 /// The longest log file, in bytes.
 const LOG_MAX: u64 = 10 << 20;
 /// Rotated files that are kept.
@@ -128,10 +126,12 @@ async fn local_storage(k: &Arc<Kubelet>) {
 async fn collect_images(k: &Arc<Kubelet>) {
     let Ok(info) = k.runtime.image_fs_info().await else { return };
     let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
-    let used = capacity.saturating_sub(free);
-    if used * 100 < capacity * IMAGE_SHARES[0] {
+    // Room is made before eviction would set in, and a third more than that.
+    let least = evict::threshold(Signal::ImageFs, capacity) / 2 * 3;
+    if free >= least {
         return;
     }
+    let excess = least + least / 3 - free;
     let (Ok(images), Ok(containers)) =
         (k.runtime.list_images().await, k.runtime.list_containers(Filter::default()).await)
     else {
@@ -147,7 +147,7 @@ async fn collect_images(k: &Arc<Kubelet>) {
             busy: i.pinned || containers.iter().any(|c| c.image_id == i.id),
         })
         .collect();
-    for id in pods::image::collect(&held, capacity, used, IMAGE_SHARES, now) {
+    for id in pods::image::collect(&held, excess, now) {
         tracing::info!(image = id, "removing an image that is not used");
         if let Err(error) = k.runtime.remove_image(&id).await {
             let text = format!("failed to remove image {id}: {error}");

@@ -303,8 +303,8 @@ fn config(k: &Kubelet) -> serde_json::Value {
         "maxPods": k.options.max_pods,
         "port": *k.port.lock(),
         "evictionHard": {
-            "memory.available": "100Mi", "nodefs.available": "10%",
-            "nodefs.inodesFree": "5%", "imagefs.available": "15%",
+            "memory.available": "100Mi", "nodefs.available": "2Gi",
+            "nodefs.inodesFree": "5%", "imagefs.available": "2Gi",
         },
     } })
 }

@@ -21,7 +21,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::kubelet::Kubelet;
 use crate::observe;
@@ -360,9 +361,14 @@ where
             break;
         }
     }
-    let _ = sink.send(Message::Close(None)).await;
+    let _ = sink.send(goodbye()).await;
     // The client answers the close; it is read so that nothing it sent is lost in a reset.
     let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
+}
+
+/// The message that ends a websocket in good order.
+pub(crate) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 fn channel(kind: &str) -> Option<u8> {

@@ -53,16 +53,21 @@ pub struct Reading {
     pub capacity: u64,
 }
 
-/// Upstream's default hard thresholds: 100 MiB of memory, 10 % of disk, 5 % of inodes, 15 % of the image disk.
+/// What must stay free: upstream's default hard thresholds of 100 MiB of memory, 10 % of the disk, 5 % of the inodes
+/// and 15 % of the image disk, but never more of a disk than [`DISK_MOST`]: a tenth of a large disk that is shared
+/// with everything else on a machine is no emergency.
 pub fn threshold(signal: Signal, capacity: u64) -> u64 {
     match signal {
         Signal::Memory => 100 << 20,
-        Signal::NodeFs => capacity / 10,
+        Signal::NodeFs => (capacity / 10).min(DISK_MOST),
         Signal::NodeFsInodes => capacity / 20,
-        Signal::ImageFs => capacity / 100 * 15,
+        Signal::ImageFs => (capacity / 100 * 15).min(DISK_MOST),
         Signal::Pid => 0,
     }
 }
+
+/// The most bytes of a disk that must stay free.
+pub const DISK_MOST: u64 = 2 << 30;
 
 /// The readings that are below their threshold, memory first.
 pub fn crossed(readings: &[Reading]) -> Vec<Reading> {

@@ -69,19 +69,9 @@ pub struct Held {
     pub busy: bool,
 }
 
-/// Ids to remove, least recently used first, when `used` of `capacity` bytes is above `high` per cent, until it
-/// would be at `low`. What is younger than two minutes stays.
-pub fn collect(
-    held: &[Held],
-    capacity: u64,
-    used: u64,
-    [high, low]: [u64; 2],
-    now: Timestamp,
-) -> Vec<String> {
-    if capacity == 0 || used * 100 < capacity * high {
-        return Vec::new();
-    }
-    let mut excess = used.saturating_sub(capacity / 100 * low);
+/// Ids to remove, least recently used first, until `excess` bytes are free. What is younger than two minutes stays.
+pub fn collect(held: &[Held], excess: u64, now: Timestamp) -> Vec<String> {
+    let mut excess = excess;
     let mut free: Vec<_> = held
         .iter()
         .filter(|h| !h.busy && now.duration_since(h.used) >= SignedDuration::from_mins(2))
@@ -101,6 +91,22 @@ pub fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn oldest_images_go_first() {
+        let at = |s| Timestamp::from_second(s).expect("in range");
+        let image = |id: &str, used, busy| Held { id: id.into(), size: 10, used: at(used), busy };
+        let held = [
+            image("new", 999, false),
+            image("b", 200, false),
+            image("a", 100, false),
+            image("busy", 1, true),
+        ];
+        let table: [(u64, &[&str]); 4] = [(0, &[]), (5, &["a"]), (15, &["a", "b"]), (99, &["a", "b"])];
+        for (excess, want) in table {
+            assert_eq!(collect(&held, excess, at(1000)), want, "{excess}");
+        }
+    }
 
     #[test]
     fn names() {

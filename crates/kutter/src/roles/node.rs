@@ -76,21 +76,21 @@ pub fn run(args: Args) -> Result<(), RoleError> {
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
     };
     let options = options(&args, &name)?;
-    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().min(4));
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(
-        async {
-            let runtime = runtime(&args).await?;
-            let network = network(&args, &options, client.clone()).await?;
-            let _kubelet = Kubelet::start(options, client, runtime, network).await?;
-            super::notify_ready();
-            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-            tokio::select! {
-                stopped = tokio::signal::ctrl_c() => stopped?,
-                _ = terminate.recv() => {}
-            }
-            Ok(())
-        },
-    )
+    // Few threads, because each keeps memory of its own; the work is short.
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.worker_threads(2).max_blocking_threads(4).enable_all();
+    threads.build()?.block_on(async {
+        let runtime = runtime(&args).await?;
+        let network = network(&args, &options, client.clone()).await?;
+        let _kubelet = Kubelet::start(options, client, runtime, network).await?;
+        super::notify_ready();
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            stopped = tokio::signal::ctrl_c() => stopped?,
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
 }
 
 fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
