@@ -11,6 +11,20 @@ use crate::server::ApiServer;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
+/// The priority classes of the system's own pods.
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
+
 /// Makes what is missing. Called at the start, before clients are let in.
 pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
     server.learn_allocations();
@@ -19,6 +33,11 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
             "status": {"phase": "Active"}});
         crate::prepare::label_namespace(&mut namespace, name);
         ensure(server, "", "namespaces", "", name, namespace, false).await?;
+    }
+    for (name, value, description) in PRIORITY_CLASSES {
+        let class = json!({"metadata": {"name": name}, "value": value, "description": description,
+            "preemptionPolicy": "PreemptLowerPriority"});
+        ensure(server, "scheduling.k8s.io", "priorityclasses", "", name, class, false).await?;
     }
     kubernetes(server).await?;
     server.bootstrapped.store(true, Ordering::Release);

@@ -101,7 +101,7 @@ impl ApiServer {
             catalog: RwLock::new(Arc::new(catalog)),
             authenticators: RwLock::new(Vec::new()),
             authorizers: RwLock::new(Arc::new(authorizers)),
-            plugins: RwLock::new(Arc::new(Vec::new())),
+            plugins: RwLock::new(Arc::new(vec![Arc::new(crate::admission::Builtin)])),
             anonymous: true,
             metrics: Metrics::default(),
             settings,

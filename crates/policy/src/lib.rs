@@ -1,1 +1,3 @@
 //! Pure deciders of who may do what: authorization, admission, quota, pod security.
+
+pub mod admission;

@@ -1,10 +1,14 @@
 //! What may change or refuse an object on its way into the store, in a fixed order of plugins.
 
+mod builtin;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use serde_json::Value;
+
+pub use builtin::Builtin;
 
 use crate::authenticate::Identity;
 use crate::resource::Resource;

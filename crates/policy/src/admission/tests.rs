@@ -1,0 +1,181 @@
+//! Tables of what the plugins do to objects.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+struct World(Vec<(&'static str, &'static str, &'static str, Value)>);
+
+impl Lookup for World {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.list(group, plural, namespace).into_iter().find(|object| text(object, "/metadata/name") == name)
+    }
+
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
+        let mine = self.0.iter().filter(|(g, p, ns, _)| (*g, *p, *ns) == (group, plural, namespace));
+        mine.map(|(.., object)| object.clone()).collect()
+    }
+}
+
+fn world() -> World {
+    let class = |name: &str, value: i64, default: bool| json!({"metadata": {"name": name}, "value": value, "globalDefault": default});
+    World(vec![
+        ("", "namespaces", "", json!({"metadata": {"name": "a"}, "status": {"phase": "Active"}})),
+        ("", "namespaces", "", json!({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}})),
+        (
+            "",
+            "serviceaccounts",
+            "a",
+            json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "pull"}]}),
+        ),
+        (
+            "",
+            "serviceaccounts",
+            "a",
+            json!({"metadata": {"name": "quiet"}, "automountServiceAccountToken": false}),
+        ),
+        ("scheduling.k8s.io", "priorityclasses", "", class("high", 1000, false)),
+        (
+            "node.k8s.io",
+            "runtimeclasses",
+            "",
+            json!({"metadata": {"name": "vm"}, "handler": "vm",
+            "overhead": {"podFixed": {"cpu": "100m"}}, "scheduling": {"nodeSelector": {"vm": "yes"}}}),
+        ),
+        (
+            "storage.k8s.io",
+            "storageclasses",
+            "",
+            json!({"metadata": {"name": "local",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}),
+        ),
+    ])
+}
+
+fn request(
+    operation: Operation,
+    group: &'static str,
+    plural: &'static str,
+    namespace: &'static str,
+) -> Request<'static> {
+    Request { operation, group, plural, subresource: "", namespace, name: "x", old: None, letters: "bcdfg" }
+}
+
+fn create_pod(spec: Value) -> Result<Value, String> {
+    let mut pod = json!({"metadata": {"name": "x", "namespace": "a"}, "spec": spec});
+    let request = request(Operation::Create, "", "pods", "a");
+    mutate(&mut pod, &request, &world()).map_err(|refusal| refusal.to_string())?;
+    validate(&pod, &request, &world()).map_err(|refusal| refusal.to_string())?;
+    Ok(pod["spec"].take())
+}
+
+#[test]
+fn pods_get_account_token_priority_and_tolerations() {
+    let spec = create_pod(json!({"containers": [{"name": "c"}]})).expect("admitted");
+    assert_eq!(
+        spec,
+        json!({
+            "serviceAccountName": "default", "serviceAccount": "default",
+            "imagePullSecrets": [{"name": "pull"}],
+            "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
+            "containers": [{"name": "c", "volumeMounts": [{"name": "kube-api-access-bcdfg", "readOnly": true,
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}],
+            "volumes": [{"name": "kube-api-access-bcdfg", "projected": {"defaultMode": 420, "sources": [
+                {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [{"path": "namespace",
+                    "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}}]}}],
+            "tolerations": [
+                {"effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300},
+                {"effect": "NoExecute", "key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 300}],
+        })
+    );
+}
+
+#[test]
+fn pods_are_refused_in_upstreams_words() {
+    let table = [
+        (
+            json!({"serviceAccountName": "no"}),
+            "error looking up service account a/no: serviceaccount \"no\" not found",
+        ),
+        (json!({"priorityClassName": "no"}), "no PriorityClass with name no was found"),
+        (
+            json!({"priorityClassName": "high", "priority": 5}),
+            "the integer value of priority (5) must not be provided in pod spec; priority admission controller computed 1000 from the given PriorityClass name",
+        ),
+        (json!({"runtimeClassName": "no"}), "pod rejected: RuntimeClass \"no\" not found"),
+        (
+            json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"}}),
+            "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+        ),
+        (
+            json!({"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}),
+            "conflict: runtimeClass.scheduling.nodeSelector[vm] = yes; pod.spec.nodeSelector[vm] = no",
+        ),
+        (
+            json!({"overhead": {"cpu": "1"}}),
+            "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+        ),
+    ];
+    for (spec, message) in table {
+        assert_eq!(create_pod(spec.clone()), Err(message.to_string()), "{spec}");
+    }
+}
+
+#[test]
+fn accounts_and_pods_may_decline_a_token() {
+    for spec in [
+        json!({"serviceAccountName": "quiet", "containers": [{"name": "c"}]}),
+        json!({"automountServiceAccountToken": false, "containers": [{"name": "c"}]}),
+    ] {
+        let spec = create_pod(spec).expect("admitted");
+        assert_eq!(spec.get("volumes"), None);
+    }
+    let own = json!({"containers": [{"name": "c", "volumeMounts": [
+        {"name": "v", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}]});
+    assert_eq!(create_pod(own).expect("admitted").get("volumes"), None);
+}
+
+#[test]
+fn classes_fill_in_pods_and_claims() {
+    let spec = create_pod(
+        json!({"runtimeClassName": "vm", "overhead": {"cpu": "0.1"}, "priorityClassName": "high"}),
+    );
+    let spec = spec.expect("admitted");
+    assert_eq!((&spec["priority"], &spec["nodeSelector"]), (&json!(1000), &json!({"vm": "yes"})));
+    let mut claim = json!({"metadata": {"name": "x"}, "spec": {}});
+    let create = request(Operation::Create, "", "persistentvolumeclaims", "a");
+    mutate(&mut claim, &create, &world()).expect("admitted");
+    assert_eq!(claim["spec"]["storageClassName"], "local");
+    assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+}
+
+#[test]
+fn namespaces_must_live() {
+    let table = [
+        (Operation::Create, "configmaps", "a", None),
+        (Operation::Create, "configmaps", "none", Some("namespaces \"none\" not found")),
+        (
+            Operation::Create,
+            "configmaps",
+            "going",
+            Some("unable to create new content in namespace going because it is being terminated"),
+        ),
+        (Operation::Update, "configmaps", "going", None),
+        (Operation::Delete, "configmaps", "none", None),
+        (Operation::Create, "localsubjectaccessreviews", "none", None),
+    ];
+    for (operation, plural, namespace, message) in table {
+        let got = mutate(&mut Value::Null, &request(operation, "", plural, namespace), &world());
+        assert_eq!(
+            got.err().map(|refusal| refusal.to_string()),
+            message.map(String::from),
+            "{plural} {namespace}"
+        );
+    }
+    let delete =
+        Request { name: "kube-system", ..request(Operation::Delete, "", "namespaces", "kube-system") };
+    let refused = mutate(&mut Value::Null, &delete, &world());
+    assert_eq!(refused, Err(Refusal::Forbidden("this namespace may not be deleted".into())));
+}
