@@ -39,9 +39,23 @@ pub async fn answer(
             server.metrics.text(&*server.store),
         )),
         ["api" | "apis", ..] => discovery::answer(server, &segments, query, head),
+        [".well-known", "openid-configuration"] => {
+            Ok(tokens(server, |tokens| tokens.discovery(server.settings.advertise)))
+        }
+        ["openid", "v1", "jwks"] => Ok(tokens(server, |tokens| tokens.key_set())),
         ["openapi", ..] => crate::openapi::answer(server, &segments, head),
         [] => Ok(answer::value(200, negotiate::Format::Json, &paths(server))),
         _ => Ok(answer::text(404, "404 page not found\n")),
+    }
+}
+
+fn tokens(
+    server: &ApiServer,
+    document: impl FnOnce(&crate::authenticate::token::Tokens) -> serde_json::Value,
+) -> Response<Body> {
+    match server.tokens.get() {
+        Some(tokens) => answer::value(200, negotiate::Format::Json, &document(tokens)),
+        None => answer::text(404, "404 page not found\n"),
     }
 }
 

@@ -28,6 +28,9 @@ pub async fn answer(call: &mut Call) -> Result<Response<Body>, Status> {
         ) => {
             access(call, &mut review)?;
         }
+        ("authentication.k8s.io", "TokenReview") => {
+            crate::authenticate::token::review(&call.server, &mut review);
+        }
         ("authentication.k8s.io", "SelfSubjectReview") => {
             set_at(&mut review, "status.userInfo", user_info(&call.identity));
         }

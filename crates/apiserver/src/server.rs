@@ -47,6 +47,8 @@ pub struct ApiServer {
     /// The definitions whose kinds are served, with their generations.
     pub custom_mark: parking_lot::Mutex<Vec<String>>,
     stop: tokio::sync::watch::Sender<bool>,
+    /// Signs and knows service-account tokens, once there is a key.
+    pub tokens: std::sync::OnceLock<crate::authenticate::token::Tokens>,
     /// Set once the objects every cluster has are in the store.
     pub bootstrapped: std::sync::atomic::AtomicBool,
 }
@@ -108,6 +110,7 @@ impl ApiServer {
             allocation,
             custom_mark: parking_lot::Mutex::new(Vec::new()),
             stop: tokio::sync::watch::Sender::new(false),
+            tokens: std::sync::OnceLock::new(),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })
     }
@@ -162,6 +165,14 @@ impl ApiServer {
     ) -> Result<Arc<Identity>, Status> {
         if let Some(identity) = certificate {
             return Ok(identity.clone());
+        }
+        match crate::authenticate::token::authenticate(self, head) {
+            Verdict::Known(identity) => return Ok(identity),
+            Verdict::Refused(reason) => {
+                tracing::debug!(reason, "token refused");
+                return Err(Status::unauthorized());
+            }
+            Verdict::Unknown => {}
         }
         let authenticators = self.authenticators.read().clone();
         for authenticator in authenticators {

@@ -38,6 +38,9 @@ pub enum StartError {
     /// Certificates.
     #[error("prepare certificates")]
     Pki(#[from] PkiError),
+    /// The key of service-account tokens.
+    #[error("prepare service-account tokens")]
+    Tokens(#[from] crate::authenticate::token::KeyError),
     /// TLS.
     #[error("prepare TLS")]
     Tls(#[from] TlsError),
@@ -114,6 +117,8 @@ impl ApiServer {
             }),
         };
         let server = ApiServer::new(store, settings);
+        let tokens = crate::authenticate::token::Tokens::load_or_generate(&pki_dir)?;
+        server.tokens.get_or_init(|| tokens);
         crate::bootstrap::run(&server).await?;
         crate::custom::settle(&server).await;
         let admin = authority.maintain(

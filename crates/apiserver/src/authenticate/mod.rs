@@ -1,6 +1,7 @@
 //! Who sends a request. The first credential that an [`Authenticator`] knows decides.
 
 mod certificate;
+pub mod token;
 
 use std::collections::BTreeMap;
 use std::future::Future;

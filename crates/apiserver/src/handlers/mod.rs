@@ -10,6 +10,7 @@ mod list;
 mod patch;
 mod scale;
 mod subresource;
+mod token;
 mod update;
 mod watch;
 

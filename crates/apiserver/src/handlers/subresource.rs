@@ -35,11 +35,7 @@ pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
         (_, "get") => super::get::get(call).await,
         (_, "update") => update::put(call, &name).await,
         (_, "patch") => patch::patch(call, &name).await,
-        ("token", "create") => Err(Status::new(
-            501,
-            "NotImplemented",
-            "service account tokens are not issued by this server yet",
-        )),
+        ("token", "create") => super::token::create(call).await,
         _ => Err(Status::no_method()),
     }
 }
