@@ -6,6 +6,7 @@ use harness::{start, with_server};
 use serde_json::Value;
 
 const CM: &str = "/api/v1/namespaces/default/configmaps";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const POD: &str = r#"{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
 
@@ -276,6 +277,8 @@ fn watches_tell_every_change() {
 #[test]
 fn subresources_have_their_own_rules() {
     with_server(|api| async move {
+        let account = api.post(ACCOUNTS, r#"{"metadata":{"name":"default"}}"#).await;
+        assert_eq!(account.code, 201, "{}", account.body);
         let pod = api.post(PODS, POD).await;
         assert_eq!(
             (pod.code, pod.text("/status/phase"), pod.text("/status/qosClass")),
@@ -492,5 +495,43 @@ fn discovery_and_health() {
         );
         let document = api.get("/openapi/v2").await;
         assert!(document.body["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    });
+}
+
+#[test]
+fn tokens_are_known_while_what_they_are_bound_to_exists() {
+    with_server(|api| async move {
+        let post = |path: String, body: &'static str| {
+            let api = &api;
+            async move { api.post(&path, body).await }
+        };
+        let refused = api.post(PODS, POD).await;
+        let message = r#"pods "p" is forbidden: error looking up service account default/default: serviceaccount "default" not found"#;
+        assert_eq!((refused.code, refused.text("/message")), (403, message));
+        api.post(ACCOUNTS, r#"{"metadata":{"name":"default"}}"#).await;
+        assert_eq!(api.post(PODS, POD).await.code, 201);
+        let short = post(format!("{ACCOUNTS}/default/token"), r#"{"spec":{"expirationSeconds":599}}"#).await;
+        let message = r#"TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"#;
+        assert_eq!((short.code, short.text("/message")), (422, message));
+        let body = r#"{"spec":{"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"p"}}}"#;
+        let made = post(format!("{ACCOUNTS}/default/token"), body).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+        let bearer = format!("Bearer {}", made.text("/status/token"));
+        let headers = [("authorization", bearer.as_str())];
+        assert_eq!(api.send_anonymous("GET", PODS, &[("authorization", "Bearer a.b.c")]).await.code, 401);
+        assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 200);
+        let review = serde_json::json!({"spec": {"token": made.text("/status/token")}}).to_string();
+        let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+        assert_eq!(review.text("/status/user/username"), "system:serviceaccount:default:default");
+        let groups = serde_json::json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:default",
+            "system:authenticated"
+        ]);
+        assert_eq!(review.body["status"]["user"]["groups"], groups);
+        api.delete(&format!("{PODS}/p"), r#"{"gracePeriodSeconds":0}"#).await;
+        assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 401);
+        let keys = api.get("/openid/v1/jwks").await;
+        assert_eq!(keys.text("/keys/0/alg"), "ES256");
     });
 }
