@@ -39,6 +39,13 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
             "preemptionPolicy": "PreemptLowerPriority"});
         ensure(server, "scheduling.k8s.io", "priorityclasses", "", name, class, false).await?;
     }
+    let (roles, bindings) = policy::roles::defaults();
+    for (plural, objects) in [("clusterroles", roles), ("clusterrolebindings", bindings)] {
+        for (name, object) in objects {
+            ensure(server, "rbac.authorization.k8s.io", plural, "", &name, object, false).await?;
+        }
+    }
+    server.rbac.refresh(&*server.store);
     kubernetes(server).await?;
     server.bootstrapped.store(true, Ordering::Release);
     Ok(())

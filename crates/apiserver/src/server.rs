@@ -47,6 +47,8 @@ pub struct ApiServer {
     /// The definitions whose kinds are served, with their generations.
     pub custom_mark: parking_lot::Mutex<Vec<String>>,
     stop: tokio::sync::watch::Sender<bool>,
+    /// Rules of roles and bindings.
+    pub rbac: Arc<crate::authorize::Rbac>,
     /// Signs and knows service-account tokens, once there is a key.
     pub tokens: std::sync::OnceLock<crate::authenticate::token::Tokens>,
     /// Set once the objects every cluster has are in the store.
@@ -91,10 +93,12 @@ impl ApiServer {
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
         let registry = SharedRegistry::new(api::Registry::builtin());
         let catalog = Catalog::new(registry.get());
+        let rbac = Arc::new(crate::authorize::Rbac::default());
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![
             Arc::new(crate::authorize::Masters),
             Arc::new(crate::authorize::OpenPaths),
             Arc::new(crate::authorize::Authenticated),
+            rbac.clone(),
         ];
         let allocation = crate::services::Allocation::new(&settings);
         Arc::new(Self {
@@ -111,6 +115,7 @@ impl ApiServer {
             custom_mark: parking_lot::Mutex::new(Vec::new()),
             stop: tokio::sync::watch::Sender::new(false),
             tokens: std::sync::OnceLock::new(),
+            rbac,
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })
     }

@@ -137,13 +137,14 @@ impl ApiServer {
             listeners.push(listener);
         }
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
+        let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
         Ok(Running {
             address,
             admin_kubeconfig,
             server,
             listeners,
-            background: vec![renewal, definitions],
+            background: vec![renewal, definitions, rules],
             embedded,
         })
     }

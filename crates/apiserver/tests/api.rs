@@ -520,6 +520,20 @@ fn tokens_are_known_while_what_they_are_bound_to_exists() {
         let headers = [("authorization", bearer.as_str())];
         assert_eq!(api.send_anonymous("GET", PODS, &[("authorization", "Bearer a.b.c")]).await.code, 401);
         assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 200);
+        let listed = api.send_anonymous("GET", PODS, &headers).await;
+        let message = r#"pods is forbidden: User "system:serviceaccount:default:default" cannot list resource "pods" in API group "" in the namespace "default""#;
+        assert_eq!((listed.code, listed.text("/message")), (403, message));
+        let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},"subjects":[{"kind":"ServiceAccount","name":"default","namespace":"default"}]}"#;
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+        let bound = api.post(bindings, binding).await;
+        assert_eq!(bound.code, 201, "{}", bound.body);
+        let mut tries = 0;
+        while api.send_anonymous("GET", PODS, &headers).await.code != 200 {
+            tries += 1;
+            assert!(tries < 500, "the binding has no effect");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(api.send_anonymous("GET", "/api/v1/nodes", &headers).await.code, 403);
         let review = serde_json::json!({"spec": {"token": made.text("/status/token")}}).to_string();
         let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
         assert_eq!(review.text("/status/user/username"), "system:serviceaccount:default:default");

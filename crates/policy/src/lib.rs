@@ -1,3 +1,5 @@
 //! Pure deciders of who may do what: authorization, admission, quota, pod security.
 
 pub mod admission;
+pub mod rbac;
+pub mod roles;
