@@ -16,6 +16,7 @@
 //!
 //! `types::schema_of("meta_v1.DeleteOptions")` gives types that are no served kind.
 
+pub mod cells;
 pub mod custom;
 pub mod defaults;
 pub mod discovery;

@@ -17,7 +17,8 @@ pub fn partial(value: &Value) -> Value {
 /// A Table of objects; `columns` says whether the column definitions are part of it, `include` what each row
 /// carries of its object (`None`, `Metadata` or `Object`).
 pub fn table(resource: &Resource, objects: &[Value], metadata: Value, columns: bool, include: &str) -> Value {
-    let own = if resource.def.custom { resource.def.columns.as_slice() } else { &[] };
+    let own = resource.def.columns.as_slice();
+    let now = jiff::Timestamp::now().as_second();
     let mut definitions: Vec<Value> = own
         .iter()
         .map(|column| {
@@ -38,7 +39,12 @@ pub fn table(resource: &Resource, objects: &[Value], metadata: Value, columns: b
                 true => {
                     vec![json!(object::name(value)), json!(object::meta_text(value, "creationTimestamp"))]
                 }
-                false => own.iter().map(|column| cell(value, column)).collect(),
+                false if resource.def.custom => own.iter().map(|column| cell(value, column)).collect(),
+                false => {
+                    let kind = resource.def.kind.as_ref();
+                    let show = |c: &api::Column| api::cells::cell(kind, &c.name, &c.ty, value, now);
+                    own.iter().map(show).collect()
+                }
             };
             match include {
                 "None" => json!({"cells": cells}),
@@ -58,7 +64,7 @@ fn cell(value: &Value, column: &api::Column) -> Value {
     let found = find(value, path.trim_start_matches('.'));
     match (column.ty.as_ref(), found) {
         ("date", Some(Value::String(time))) => match object::seconds(time) {
-            Some(at) => json!(age(jiff::Timestamp::now().as_second() - at)),
+            Some(at) => json!(api::cells::age(jiff::Timestamp::now().as_second() - at)),
             None => json!("<invalid>"),
         },
         ("string", Some(text @ Value::String(_))) => text.clone(),
@@ -100,15 +106,4 @@ fn next_break(path: &str) -> usize {
     (0..bytes.len())
         .find(|at| bytes[*at] == b'[' || (bytes[*at] == b'.' && (*at == 0 || bytes[*at - 1] != b'\\')))
         .unwrap_or(bytes.len())
-}
-
-/// A span of time as people read it: `45s`, `12m`, `3h`, `9d`, `2y`.
-fn age(seconds: i64) -> String {
-    match seconds {
-        i64::MIN..120 => format!("{}s", seconds.max(0)),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        172_800..63_072_000 => format!("{}d", seconds / 86_400),
-        _ => format!("{}y", seconds / 31_536_000),
-    }
 }

@@ -46,6 +46,11 @@ fn check_form(text: &str) -> Result<(), TimeError> {
     if rest == "Z" || offset { Ok(()) } else { Err(fail(rest, "Z07:00")) }
 }
 
+/// Seconds since 1970 of an RFC 3339 time; `None` if it cannot be read.
+pub fn unix_seconds(text: &str) -> Option<i64> {
+    parse(text).ok().map(|time| time.as_second())
+}
+
 /// `2026-01-02T03:04:05Z`; fractions are cut off.
 pub fn format_seconds(time: Timestamp) -> String {
     let seconds = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
