@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
 
 async fn serve(args: Args) -> Result<(), RoleError> {
     let (first, rest) = args.listen.split_first().ok_or("an address to listen on is needed")?;
+    let ca = args.data_dir.join("pki/ca.crt");
     let config = Config {
         also_listen: rest.to_vec(),
         advertise: rest.last().copied(),
@@ -54,7 +55,9 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     let client = |name: &str| {
         Client::new(Arc::new(LocalTransport::new(Arc::clone(&running.server), Identity::system(name))))
     };
-    let controllers = drive::controllers::Options::default();
+    let root_ca = std::fs::read_to_string(&ca)?;
+    let settings = drive::Settings { root_ca: Some(root_ca), ..drive::Settings::default() };
+    let controllers = drive::controllers::Options { settings, ..Default::default() };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     super::notify_ready();
     tokio::select! {
