@@ -261,7 +261,9 @@ async fn reports_what_is_wrong(rig: &Rig) {
     let late = json!({ "activeDeadlineSeconds": 1, "terminationGracePeriodSeconds": 0, "containers": [script("c", "sleep 100")] });
     rig.create("late", late).await;
 
-    let pod = rig.pod("crash", "waits to restart", |p| waits(p, "c", "CrashLoopBackOff")).await;
+    let again =
+        |p: &Pod| waits(p, "c", "CrashLoopBackOff") && status(p, "c").is_some_and(|s| s.restart_count > 0);
+    let pod = rig.pod("crash", "waits to restart", again).await;
     let s = status(&pod, "c").expect("status");
     let last = s.last_state.as_ref().and_then(|l| l.terminated.as_ref()).expect("last state");
     assert_eq!((s.restart_count, last.exit_code, phase(&pod)), (1, 3, "Running"));

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -106,15 +107,25 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let mut options = File::options();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|error| unavailable(&path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let why = "another process has this store open; end it first, or choose another data directory";
-            Err(unavailable(&path, why))
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let why =
+                    "another process has this store open; end it first, or choose another data directory";
+                return Err(unavailable(&path, why));
+            }
+            Err(TryLockError::Error(error)) => return Err(unavailable(&path, error)),
         }
-        Err(TryLockError::Error(error)) => Err(unavailable(&path, error)),
     }
 }
+
+/// How long the lock may still be held after its owner closed the store: a child that is just being started has a
+/// copy of every descriptor until it runs its program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Log bytes after which the next checkpoint is made. Half of what a checkpoint writes keeps both the cost of
 /// writing everything again and the time to replay the log in bounds.
