@@ -54,6 +54,12 @@ pub enum Command {
     /// Join machines, and stop or start local nodes
     #[command(subcommand, name = "nodes", alias = "member")]
     Node(Node),
+    /// Import and list the images of local nodes
+    #[command(subcommand)]
+    Image(Image),
+    /// Deploy, remove and tour the demo application
+    #[command(subcommand)]
+    Demo(Demo),
     /// Say what this machine lacks and how to mend it
     Doctor,
 }
@@ -67,6 +73,9 @@ pub struct Up {
     /// How many local nodes
     #[arg(long, value_name = "N")]
     pub nodes: Option<u32>,
+    /// Deploy the demo application and wait until its page answers
+    #[arg(long)]
+    pub demo: bool,
     /// Do not merge a context into the kubeconfig
     #[arg(long)]
     pub no_kubeconfig: bool,
@@ -231,6 +240,48 @@ pub enum Node {
     Start {
         /// Its name
         name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+}
+
+/// `kutter image …`.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Bring the images of an archive (docker save, OCI) to every local node
+    Import {
+        /// The archive, not compressed as a whole
+        file: PathBuf,
+        /// What to call it, instead of the names in the archive
+        #[arg(long)]
+        name: Option<String>,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+    /// List the images of local nodes
+    List {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+}
+
+/// `kutter demo …`.
+#[derive(Debug, Subcommand)]
+pub enum Demo {
+    /// Deploy the demo application and wait until its page answers
+    Deploy {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+        /// Give up after this many seconds
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Remove the demo application and its data
+    Remove {
         /// The cluster
         #[arg(long, default_value = "default")]
         cluster: String,

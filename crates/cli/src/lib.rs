@@ -5,8 +5,10 @@
 
 mod cluster;
 mod commands;
+mod demo;
 mod doctor;
 mod down;
+mod image;
 mod kubeconfig;
 mod logs;
 mod manager;
@@ -69,6 +71,8 @@ pub fn run(globals: &Globals, command: Command) -> Result<(), CliError> {
             Command::Cluster(args) => cluster::cluster(globals, args).await,
             Command::Nodepool(args) => cluster::nodepool(globals, args).await,
             Command::Node(args) => node::run(globals, args).await,
+            Command::Image(args) => image::run(globals, args).await,
+            Command::Demo(args) => demo::run(globals, args).await,
             Command::Doctor => doctor::run(globals),
         }
     })

@@ -11,7 +11,7 @@ use crate::commands::Up;
 use crate::manager::{Manager, Views};
 use crate::output::{self, Paint};
 use crate::progress::Progress;
-use crate::{CliError, Globals, Output, kubeconfig};
+use crate::{CliError, Globals, Output, demo, kubeconfig};
 
 /// The node pool that `up` makes.
 pub const POOL: &str = "pool";
@@ -43,9 +43,15 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     }
     let taken = progress.finish();
     if quiet {
+        if args.demo {
+            demo::deploy(globals, &view, timeout).await?;
+        }
         return output::json(&view);
     }
     print_next(&view, running, taken, !args.no_kubeconfig);
+    if args.demo {
+        demo::deploy(globals, &view, timeout).await?;
+    }
     Ok(())
 }
 

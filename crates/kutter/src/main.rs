@@ -37,6 +37,9 @@ enum Command {
     Node(Box<roles::node::Args>),
     /// Run the scheduler alone, against any API server
     Scheduler(roles::scheduler::Args),
+    /// Run a part of the demo application
+    #[command(hide = true)]
+    Shop(shop::Args),
     /// Own the containers of one node
     #[command(hide = true)]
     Supervisor(roles::supervisor::Args),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Controlplane(args) => roles::controlplane::run(args),
         Command::Node(args) => roles::node::run(*args),
         Command::Scheduler(args) => roles::scheduler::run(args),
+        Command::Shop(args) => shop::run(args).map_err(Into::into),
         Command::Supervisor(args) => roles::supervisor::run(args),
         Command::Version => {
             println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));

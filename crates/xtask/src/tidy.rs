@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["base", "schema", "api"],
     &["policy", "controllers", "scheduler", "pods", "netplan", "fleet"],
     &["store", "client", "drive", "serve", "oci", "net", "volumes"],
-    &["apiserver", "node", "manager", "cli", "bench", "sim", "xtask"],
+    &["apiserver", "node", "manager", "cli", "bench", "shop", "sim", "xtask"],
     &["kutter"],
 ];
 

@@ -18,7 +18,7 @@ pub struct Binary {
     pub target: PathBuf,
     /// Symbolic links to make, e.g. `/bin/sh` to `/bin/busybox`.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// Small files to make.
+    /// Small files to make; what is a program or library by its content can be executed.
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// What its processes are like.
     pub config: ProcessConfig,
@@ -93,7 +93,12 @@ impl Images {
             step(path, std::os::unix::fs::symlink(to, inside(path)?))?;
         }
         for (path, bytes) in &binary.files {
-            step(path, std::fs::write(inside(path)?, bytes))?;
+            let place = inside(path)?;
+            step(path, std::fs::write(&place, bytes))?;
+            if bytes.starts_with(b"\x7fELF") {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+                step(path, std::fs::set_permissions(&place, mode))?;
+            }
         }
         let tmp = inside(Path::new("/tmp"))?;
         step(&tmp, std::fs::create_dir_all(&tmp))?;

@@ -4,9 +4,11 @@
 //! digest, `layers/` one directory for each unpacked layer, named after the digest of its tar (so images
 //! share them), and `images.json` says which image has which. Compressed layers are deleted once unpacked.
 
+mod archive;
 mod binary;
 mod reference;
 mod store;
+mod unpack;
 
 pub use binary::Binary;
 pub use reference::Reference;
