@@ -31,7 +31,7 @@ fn binary() -> Result<Binary, CliError> {
     let mut links = Vec::new();
     for library in libraries(&maps) {
         let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("ld-linux") && library != PathBuf::from(LOADER) {
+        if name.starts_with("ld-linux") && library.as_os_str() != LOADER {
             links.push((PathBuf::from(LOADER), library.clone()));
         }
         let bytes = std::fs::read(&library).doing(format!("read {}", library.display()))?;
