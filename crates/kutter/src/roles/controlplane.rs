@@ -44,6 +44,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
 async fn serve(args: Args) -> Result<(), RoleError> {
     let (first, rest) = args.listen.split_first().ok_or("an address to listen on is needed")?;
     let ca = args.data_dir.join("pki/ca.crt");
+    let dns = args.service_cidr.first().and_then(|range| super::addons::dns_address(&range.to_string()));
     let config = Config {
         also_listen: rest.to_vec(),
         advertise: rest.last().copied(),
@@ -59,6 +60,9 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     let settings = drive::Settings { root_ca: Some(root_ca), ..drive::Settings::default() };
     let controllers = drive::controllers::Options { settings, ..Default::default() };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    if let Some(dns) = dns {
+        super::addons::ensure(&client("system:kutter-addons"), dns).await?;
+    }
     super::notify_ready();
     tokio::select! {
         () = drive::controllers::run(client("system:kube-controller-manager"), controllers) => {}

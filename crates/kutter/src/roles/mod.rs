@@ -1,5 +1,6 @@
 //! The roles the binary can play, one file each, and what they share: logging and the way errors are printed.
 
+mod addons;
 pub mod apiserver;
 pub mod bench;
 pub mod controllers;
