@@ -32,9 +32,12 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     let _: ClusterView = manager.call(Method::PUT, &path, Some(&body)).await?;
     let mut views = manager.watch(&args.name).await?;
     progress.step("control plane");
-    wait(&mut views, &progress, timeout, |v| ready(v, "control-plane")).await?;
+    let mut view = wait(&mut views, &progress, timeout, |v| ready(v, "control-plane")).await?;
     progress.step("nodes started");
-    let view = wait(&mut views, &progress, timeout, |v| v.phase == Phase::Running).await?;
+    // A view comes only when something has changed: the one at hand may already be the last.
+    if view.phase != Phase::Running {
+        view = wait(&mut views, &progress, timeout, |v| v.phase == Phase::Running).await?;
+    }
     progress.step("nodes ready");
     wait_nodes_ready(&view, timeout).await?;
     if !args.no_kubeconfig {

@@ -1,0 +1,87 @@
+//! One command from nothing to a cluster and back to nothing, in namespaces of the test's own.
+//!
+//! The steps are a shell script, as a person would type them: it runs as the first process of new network, mount and
+//! PID namespaces, which end everything it leaves behind.
+
+use std::process::Command;
+
+const STEPS: &str = r#"
+set -eu
+ip link set lo up
+mkdir -p /run/netns
+mount -t tmpfs none /run/netns
+export HOME="$WORK/home" KUBECONFIG="$WORK/home/config" KUTTER_DATA_DIR="$WORK/data"
+mkdir -p "$HOME"
+
+say() { echo "--- $1"; }
+pid_of() { "$KUTTER" status -o json | python3 -c "
+import json, sys
+for p in json.load(sys.stdin)[0]['processes']:
+    if p['role'] == '$1': print(p['pid'])" | head -1; }
+
+say 'up makes a cluster of two ready nodes and merges a context'
+"$KUTTER" up --nodes 2 --timeout 60
+grep -q kutter-default "$KUBECONFIG"
+test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 2
+
+say 'up again says what runs'
+"$KUTTER" up | grep -q 'already runs'
+
+say 'a killed control plane comes back'
+before=$(pid_of control-plane)
+kill -9 "$before"
+for _ in $(seq 100); do
+    after=$(pid_of control-plane)
+    [ -n "$after" ] && [ "$after" != "$before" ] && break
+    sleep 0.1
+done
+test "$after" != "$before"
+"$KUTTER" up --timeout 60 > /dev/null
+
+say 'a killed manager is replaced by one that adopts what runs'
+before=$(pid_of control-plane)
+kill -9 "$(cat "$KUTTER_DATA_DIR/manager/lock")"
+sleep 0.2
+"$KUTTER" up --timeout 60 > /dev/null
+test "$(pid_of control-plane)" = "$before"
+
+say 'a second manager is refused'
+if "$KUTTER" manager 2> "$WORK/second"; then exit 1; fi
+grep -q 'another manager' "$WORK/second"
+
+say 'a pool grows and shrinks'
+"$KUTTER" nodepool scale pool --count 3 > /dev/null
+"$KUTTER" up --timeout 60 > /dev/null
+test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 3
+"$KUTTER" nodepool scale pool --count 1 > /dev/null
+
+say 'down keeps the data, up brings it back'
+"$KUTTER" down
+test -d "$KUTTER_DATA_DIR/clusters/default/control-plane/store"
+"$KUTTER" up --timeout 60 > /dev/null
+
+say 'delete leaves nothing'
+"$KUTTER" delete --yes
+test ! -e "$KUTTER_DATA_DIR"
+! grep -q kutter-default "$KUBECONFIG"
+test -z "$(ip -o link show | grep -v ' lo:' || true)"
+test -z "$(ls /run/netns)"
+! grep -q "$WORK" /proc/self/mounts
+test -z "$(ps -eo args | grep "^kutter " || true)"
+say 'done'
+"#;
+
+#[test]
+fn one_command_makes_a_cluster_and_one_removes_it() {
+    let work = tempfile::tempdir().expect("a folder");
+    let output = Command::new("unshare")
+        .args(["-n", "-m", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
+        .args(["bash", "-c", STEPS])
+        .env("WORK", work.path())
+        .env("KUTTER", env!("CARGO_BIN_EXE_kutter"))
+        .output()
+        .expect("unshare runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && out.ends_with("--- done\n"), "{out}\n{err}");
+}
