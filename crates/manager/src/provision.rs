@@ -16,6 +16,9 @@ use crate::{Layout, ManagerError, network};
 /// Port of a node's ingress for plain HTTP.
 const INGRESS_PORT: u16 = 80;
 
+/// Port of a node's ingress for TLS.
+const INGRESS_TLS_PORT: u16 = 443;
+
 /// Prepares and clears what processes need.
 pub struct Provision {
     layout: Layout,
@@ -107,6 +110,10 @@ impl Provision {
             format!("--pod-cidr={pods}/{pod_bits}"),
             format!("--cluster-cidr={}", range(plan.pod_network)),
             format!("--service-cidr={}", range(plan.service_network)),
+            format!("--load-balancer-cidr={}", range(plan.load_balancer_network)),
+            "--ingress".to_owned(),
+            format!("{address}:{INGRESS_PORT}"),
+            format!("{address}:{INGRESS_TLS_PORT}"),
             format!("--cgroup-root=/kutter-{node}"),
             format!("--label=kutter.dev/nodepool={}", pool.name),
         ];

@@ -61,6 +61,12 @@ pub struct Args {
     /// Ranges of Services.
     #[arg(long, value_delimiter = ',')]
     service_cidr: Vec<netplan::Cidr>,
+    /// Range of addresses for Services of type LoadBalancer; none leaves them to somebody else.
+    #[arg(long, value_name = "CIDR")]
+    load_balancer_cidr: Option<netplan::Cidr>,
+    /// Where the ingress answers for HTTP and for HTTPS, as two addresses; none runs no ingress.
+    #[arg(long, value_name = "ADDR:PORT", num_args = 2)]
+    ingress: Vec<std::net::SocketAddr>,
     /// Cgroup below which pods get theirs.
     #[arg(long, default_value = "/kubepods")]
     cgroup_root: String,
@@ -123,6 +129,10 @@ async fn network(args: &Args, o: &Options, client: Client) -> Result<Arc<dyn Pod
             options.resolv_conf.clone_from(&o.resolv_conf);
             options.cluster_cidrs.clone_from(&args.cluster_cidr);
             options.service_cidrs.clone_from(&args.service_cidr);
+            options.load_balancers = args.load_balancer_cidr;
+            if let [http, https] = args.ingress[..] {
+                options.ingress = Some((http, https));
+            }
             Ok(Fabric::start(client, options).await?)
         }
         other => Err(format!("network {other:?} is not known: use overlay or none").into()),
