@@ -151,6 +151,9 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             let field = &mut header.as_old_mut().name;
             field[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
             header.set_cksum();
