@@ -14,6 +14,8 @@ type Fields = Map<String, Value>;
 pub fn hook(type_name: &str) -> Option<Hook> {
     Some(match type_name {
         "core_v1.Pod" => core::pod,
+        "core_v1.PodSpec" => core::pod_spec,
+        "core_v1.Secret" => core::secret,
         "core_v1.Container" | "core_v1.EphemeralContainer" => core::container,
         "core_v1.Volume" => core::volume,
         "core_v1.Service" => core::service,

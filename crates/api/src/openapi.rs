@@ -1,6 +1,7 @@
 //! OpenAPI documents, made from a registry on demand: v3 per group version, v2 for all.
 
 mod operations;
+pub mod proto;
 mod schemas;
 
 use std::collections::BTreeMap;

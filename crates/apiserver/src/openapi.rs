@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::openapi::proto;
 use http::Response;
 use http::header::ACCEPT;
 use serve::Body;
@@ -11,6 +12,20 @@ use crate::discovery::tagged;
 use crate::negotiate::Format;
 use crate::server::ApiServer;
 use crate::status::Status;
+
+/// The forms of the v2 document.
+enum Form {
+    Json,
+    Protobuf,
+}
+
+fn form(media: &str) -> Option<Form> {
+    match media {
+        "application/json" | "application/*" | "*/*" => Some(Form::Json),
+        proto::MEDIA_TYPE | proto::MEDIA_TYPE_OLD => Some(Form::Protobuf),
+        _ => None,
+    }
+}
 
 /// Answers `/openapi/v2` and `/openapi/v3…`.
 pub fn answer(
@@ -22,11 +37,12 @@ pub fn answer(
     match segments {
         ["openapi", "v2"] => {
             let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-            // The v2 document has a protobuf form of its own, which is not made; clients ask for JSON next.
-            if accept.contains("proto") && !accept.contains("json") && !accept.contains("*/*") {
-                return Err(Status::not_acceptable("application/json"));
+            let media = accept.split(',').map(|clause| clause.split(';').next().unwrap_or("").trim());
+            match media.map(str::to_ascii_lowercase).find_map(|media| form(&media)) {
+                Some(Form::Protobuf) => Ok(tagged(proto::MEDIA_TYPE, catalog.openapi_v2_protobuf(), head)),
+                None if !accept.is_empty() => Err(Status::not_acceptable("application/json")),
+                _ => Ok(tagged("application/json", catalog.openapi_v2(), head)),
             }
-            Ok(tagged("application/json", catalog.openapi_v2(), head))
         }
         ["openapi", "v3"] => {
             let index = api::openapi::v3_index(&catalog.registry, |name| {

@@ -38,6 +38,7 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
         ("", "Namespace") => namespace(object),
         ("", "PersistentVolumeClaim") => object::set_at(object, "status", json!({"phase": "Pending"})),
         ("", "PersistentVolume") => object::set_at(object, "status", json!({"phase": "Pending"})),
+        ("batch", "Job") => job(object),
         ("certificates.k8s.io", "CertificateSigningRequest") => requester(call, object),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::prepare(object),
         _ => {}
@@ -67,6 +68,41 @@ fn clear_status(def: &api::KindDef, object: &mut Value) {
 fn pod(object: &mut Value) {
     let class = quality(object);
     object::set_at(object, "status", json!({"phase": "Pending", "qosClass": class}));
+}
+
+/// A job finds its pods by its uid, unless its maker chose the labels.
+fn job(object: &mut Value) {
+    if object.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
+        return;
+    }
+    let uid = meta_text(object, "uid").to_owned();
+    let name = object::name(object).to_owned();
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(template) = spec.get_mut("template").and_then(Value::as_object_mut) else { return };
+    let metadata = template.entry("metadata").or_insert_with(|| json!({}));
+    if metadata.is_null() {
+        *metadata = json!({});
+    }
+    let Some(metadata) = metadata.as_object_mut() else { return };
+    let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+    if labels.is_null() {
+        *labels = json!({});
+    }
+    let Some(labels) = labels.as_object_mut() else { return };
+    for prefix in ["", "batch.kubernetes.io/"] {
+        labels.entry(format!("{prefix}job-name")).or_insert_with(|| name.as_str().into());
+        labels.entry(format!("{prefix}controller-uid")).or_insert_with(|| uid.as_str().into());
+    }
+    let selector = spec.entry("selector").or_insert_with(|| json!({}));
+    if selector.is_null() {
+        *selector = json!({});
+    }
+    if selector.get("matchLabels").is_none_or(Value::is_null) {
+        selector["matchLabels"] = json!({});
+    }
+    if let Some(wanted) = selector["matchLabels"].as_object_mut() {
+        wanted.entry("batch.kubernetes.io/controller-uid").or_insert_with(|| uid.into());
+    }
 }
 
 /// The quality-of-service class of a pod, from the requests and limits of its containers.

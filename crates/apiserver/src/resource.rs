@@ -104,7 +104,11 @@ pub struct Document {
 
 impl Document {
     fn of(value: &serde_json::Value) -> Self {
-        let body = Bytes::from(serde_json::to_vec(value).unwrap_or_default());
+        Self::new(serde_json::to_vec(value).unwrap_or_default())
+    }
+
+    fn new(bytes: Vec<u8>) -> Self {
+        let body = Bytes::from(bytes);
         Self { etag: api::discovery::etag(&body), body }
     }
 }
@@ -117,6 +121,7 @@ pub struct Catalog {
     by_path: HashMap<String, Arc<Resource>>,
     aggregated: [OnceLock<Document>; 2],
     openapi_v2: OnceLock<Document>,
+    openapi_v2_protobuf: OnceLock<Document>,
     openapi_v3: Mutex<HashMap<String, Document>>,
 }
 
@@ -131,8 +136,8 @@ impl Catalog {
                 (path, Arc::new(Resource::new(&registry, def)))
             })
             .collect();
-        let (aggregated, openapi_v2, openapi_v3) = Default::default();
-        Self { registry, by_path, aggregated, openapi_v2, openapi_v3 }
+        let (aggregated, openapi_v2, openapi_v2_protobuf, openapi_v3) = Default::default();
+        Self { registry, by_path, aggregated, openapi_v2, openapi_v2_protobuf, openapi_v3 }
     }
 
     /// Discovery in one document: of the core group, or of all others.
@@ -144,6 +149,12 @@ impl Catalog {
     /// OpenAPI v2 of everything.
     pub fn openapi_v2(&self) -> Document {
         self.openapi_v2.get_or_init(|| Document::of(&api::openapi::v2(&self.registry))).clone()
+    }
+
+    /// OpenAPI v2 of everything as protobuf, which old clients insist on.
+    pub fn openapi_v2_protobuf(&self) -> Document {
+        let make = || Document::new(api::openapi::proto::encode(&api::openapi::v2(&self.registry)));
+        self.openapi_v2_protobuf.get_or_init(make).clone()
     }
 
     /// OpenAPI v3 of one group version, by the name the index gives it.

@@ -1,6 +1,8 @@
 //! Conditional defaults of core types.
 
 use base::quantity::Quantity;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{Fields, child, is_empty, put, text};
@@ -20,6 +22,30 @@ pub(super) fn pod(map: &mut Fields) {
     }
     pod_resources(spec);
     put(spec, "enableServiceLinks", true);
+}
+
+/// The account of a pod has two names, of which the older follows the newer.
+pub(super) fn pod_spec(map: &mut Fields) {
+    let account = match text(map, "serviceAccountName") {
+        "" => text(map, "serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    if !account.is_empty() {
+        map.insert("serviceAccount".to_owned(), account.as_str().into());
+        map.insert("serviceAccountName".to_owned(), account.into());
+    }
+}
+
+/// `stringData` is write-only: it goes into `data`.
+pub(super) fn secret(map: &mut Fields) {
+    let Some(Value::Object(plain)) = map.remove("stringData") else { return };
+    if plain.is_empty() {
+        return;
+    }
+    let Some(data) = child(map, "data") else { return };
+    for (key, value) in plain {
+        data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
+    }
 }
 
 fn requests_from_limits(container: &mut Fields) {

@@ -46,14 +46,14 @@ pub async fn create_object(
     }
     let prefix = meta_text(&object, "generateName").to_string();
     let generated = object::name(&object).is_empty() && !prefix.is_empty();
-    prepare::create(call, &mut object)?;
-    codec::default(&call.resource.def, &mut object);
     let mut attempts = 0;
     loop {
+        let mut candidate = if generated { object.clone() } else { object.take() };
         if generated {
-            metadata_mut(&mut object).insert("name".into(), generate(&prefix).into());
+            metadata_mut(&mut candidate).insert("name".into(), generate(&prefix).into());
         }
-        let mut candidate = object.clone();
+        prepare::create(call, &mut candidate)?;
+        codec::default(&call.resource.def, &mut candidate);
         attempts += 1;
         match admit_and_write(call, &mut candidate, dry_run, track).await? {
             Some(created) => return Ok(created),
