@@ -37,7 +37,7 @@ fn term(term: &NodeSelectorTerm, node: &Node) -> bool {
     expressions.iter().all(label) && fields.iter().all(field)
 }
 
-fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+pub(crate) fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = r.values.as_deref().unwrap_or_default();
     let listed = || value.is_some_and(|v| values.iter().any(|w| w == v));
     let compared = |order: std::cmp::Ordering| {

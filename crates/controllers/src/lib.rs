@@ -30,6 +30,7 @@ pub mod serviceaccount;
 pub mod statefulset;
 pub mod tainteviction;
 pub mod ttlafterfinished;
+pub mod volume;
 
 pub use action::{
     Action, Failure, Note, Object, Plan, Propagation, Reason, Report, Resource, ScopeOf, Target, Wake,

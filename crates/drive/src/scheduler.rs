@@ -11,13 +11,18 @@ use controllers::{Note, Target};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use scheduler::queue::Queue;
-use scheduler::{PodInfo, Snapshot, solve};
+use scheduler::volumes::{Choice, Needs};
+use scheduler::{PodInfo, Snapshot, Unschedulable, solve};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::Recorder;
 use crate::caches::Caches;
 use crate::lease::Election;
+
+mod volumes;
+
+use volumes::Shelf;
 
 /// The scheduler name that pods have unless they ask for another.
 const NAME: &str = "default-scheduler";
@@ -56,6 +61,7 @@ pub async fn start(caches: &Caches) {
     let work = Arc::new(Work {
         client: caches.client().named("kutter-scheduler"),
         recorder: Recorder::start(caches.client().clone(), NAME, ""),
+        shelf: Shelf::new(caches),
         pods: pods.clone(),
         state: Mutex::new(State { snapshot: Snapshot::new(), queue: Queue::new() }),
         ready: Notify::new(),
@@ -64,10 +70,20 @@ pub async fn start(caches: &Caches) {
     });
     pods.synced().await;
     nodes.synced().await;
+    work.shelf.synced().await;
     hook_nodes(&work, &nodes);
     hook_pods(&work, &pods);
+    let weak = Arc::downgrade(&work);
+    work.shelf.on_change(move || {
+        let Some(work) = weak.upgrade() else { return };
+        work.state.lock().queue.wake();
+        work.ready.notify_one();
+    });
     work.run().await;
 }
+
+/// A node and what is to be written first, or why there is none.
+type Decision = Result<(String, Choice), String>;
 
 struct State {
     snapshot: Snapshot,
@@ -77,6 +93,7 @@ struct State {
 struct Work {
     client: Client,
     recorder: Recorder,
+    shelf: Arc<Shelf>,
     pods: Cache<Pod>,
     state: Mutex<State>,
     ready: Notify,
@@ -117,6 +134,11 @@ fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
     pods.hook(move |change| {
         let Some(work) = work.upgrade() else { return };
         let key = (change.key.namespace.clone(), change.key.name.clone());
+        if change.new.is_none_or(|pod| !is_pending(pod))
+            && let Some(pod) = change.old.or(change.new)
+        {
+            work.shelf.forget(pod);
+        }
         let mut state = work.state.lock();
         match (change.old, change.new) {
             (_, Some(pod)) if is_pending(pod) => {
@@ -172,10 +194,9 @@ impl Work {
                 let work = Arc::clone(self);
                 tokio::spawn(async move {
                     match decision {
-                        Ok(node) => work.bind(&pod, &node).await,
+                        Ok((node, choice)) => work.put(&pod, &node, choice, permit).await,
                         Err(why) => work.refuse(&pod, &why).await,
                     }
-                    drop(permit);
                 });
             }
             let due = self.state.lock().queue.due_ms();
@@ -197,7 +218,7 @@ impl Work {
     }
 
     /// The next pod with its node, or with the reason why it has none.
-    fn decide(&self) -> Option<(Arc<Pod>, Result<String, String>)> {
+    fn decide(&self) -> Option<(Arc<Pod>, Decision)> {
         let now = self.now_ms();
         let mut state = self.state.lock();
         loop {
@@ -206,11 +227,23 @@ impl Work {
                 state.queue.remove(&key);
                 continue;
             };
-            let info = PodInfo::of(pod.clone());
-            let decision = match solve(&state.snapshot, &info) {
+            if self.shelf.is_busy(&pod) {
+                // Its volumes are being made ready; the end of that decides what becomes of it.
+                continue;
+            }
+            let mut info = PodInfo::of(pod.clone());
+            let solved = match Needs::of(&pod, &self.shelf.storage()) {
+                Ok(needs) => {
+                    info.volumes = needs;
+                    solve(&state.snapshot, &info)
+                }
+                Err(why) => Err(Unschedulable::everywhere(&state.snapshot, why)),
+            };
+            let decision = match solved {
                 Ok(placement) => {
+                    let choice = self.shelf.reserve(&info, state.snapshot.node(&placement.node));
                     state.snapshot.place(info, &placement.node);
-                    Ok(placement.node)
+                    Ok((placement.node, choice))
                 }
                 Err(unschedulable) => {
                     state.queue.refuse(key, now);
@@ -219,6 +252,34 @@ impl Work {
             };
             return Some((pod, decision));
         }
+    }
+
+    /// Readies the pod's volumes, if it has any to ready, and binds it. The permit is not held while others work.
+    async fn put(&self, pod: &Pod, node: &str, choice: Choice, permit: OwnedSemaphorePermit) {
+        if !choice.is_empty() {
+            let ready = self.shelf.prepare(&self.client, pod, node, &choice, permit).await;
+            self.shelf.release(pod, &choice);
+            if let Err(why) = ready {
+                let why = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+                self.take_back(pod, true);
+                return self.refuse(pod, &why).await;
+            }
+        }
+        self.bind(pod, node).await;
+    }
+
+    /// The pod is not going where it was placed; it is tried anew unless it is gone.
+    fn take_back(&self, pod: &Pod, again: bool) {
+        let key = ObjectKey::of(pod);
+        let mut state = self.state.lock();
+        state.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default());
+        self.shelf.forget(pod);
+        if again {
+            state.queue.refuse((key.namespace, key.name), self.now_ms());
+            state.queue.wake();
+        }
+        drop(state);
+        self.ready.notify_one();
     }
 
     async fn bind(&self, pod: &Pod, node: &str) {
@@ -237,13 +298,7 @@ impl Work {
             }
             Err(error) => {
                 tracing::warn!(pod = %key, node, error = error.chain(), "binding failed");
-                let mut state = self.state.lock();
-                state.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default());
-                let gone = error.is_not_found() || error.is_conflict();
-                if !gone {
-                    state.queue.refuse((key.namespace, key.name), self.now_ms());
-                    state.queue.wake();
-                }
+                self.take_back(pod, !(error.is_not_found() || error.is_conflict()));
             }
         }
     }

@@ -25,7 +25,11 @@ pub fn reasons(pod: &PodInfo, node: &NodeInfo) -> Vec<String> {
     if ports_conflict(&pod.ports, node) {
         return one("node(s) didn't have free ports for the requested pod ports");
     }
-    insufficient(pod, node)
+    let short = insufficient(pod, node);
+    if !short.is_empty() {
+        return short;
+    }
+    pod.volumes.as_ref().and_then(|v| v.reason(node)).map(one).unwrap_or_default()
 }
 
 fn one(reason: &str) -> Vec<String> {

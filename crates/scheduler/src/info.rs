@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use crate::resources::Resources;
+use crate::volumes::Needs;
 
 /// A host port a pod takes: protocol, address, port. The address 0.0.0.0 means all.
 pub type HostPort = (String, String, i32);
@@ -20,6 +21,8 @@ pub struct PodInfo {
     pub likely: Resources,
     /// Host ports it takes.
     pub ports: Vec<HostPort>,
+    /// What its volumes demand; absent for pods that are placed and for volumes that demand nothing.
+    pub volumes: Option<Arc<Needs>>,
 }
 
 impl PodInfo {
@@ -30,6 +33,7 @@ impl PodInfo {
             requested: Resources::requested_by(&spec),
             likely: Resources::likely_used_by(&spec),
             ports: host_ports(&spec),
+            volumes: None,
             pod,
         }
     }

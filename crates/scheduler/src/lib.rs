@@ -19,6 +19,7 @@ mod score;
 mod snapshot;
 mod solve;
 mod topology;
+pub mod volumes;
 
 pub use info::PodInfo;
 pub use resources::Resources;

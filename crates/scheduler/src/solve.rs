@@ -27,12 +27,28 @@ pub struct Unschedulable {
     pub nodes: usize,
     /// Reasons in upstream's words.
     pub reasons: BTreeMap<String, usize>,
+    /// A reason that holds whatever the node; it is told alone.
+    pub everywhere: Option<String>,
+}
+
+impl Unschedulable {
+    /// The pod can go nowhere as things are.
+    pub fn everywhere(snapshot: &Snapshot, reason: String) -> Unschedulable {
+        Unschedulable {
+            nodes: snapshot.nodes().count(),
+            everywhere: Some(reason),
+            ..Unschedulable::default()
+        }
+    }
 }
 
 impl fmt::Display for Unschedulable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nodes == 0 {
             return write!(f, "no nodes available to schedule pods");
+        }
+        if let Some(reason) = &self.everywhere {
+            return write!(f, "0/{} nodes are available: {reason}.", self.nodes);
         }
         let mut reasons: Vec<String> =
             self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();

@@ -15,9 +15,14 @@ const LAYERS: &[&[&str]] = &[
     &["kutter"],
 ];
 
-/// The arrows allowed within a layer.
-const SIDEWAYS: &[(&str, &str)] =
-    &[("schema", "base"), ("api", "base"), ("api", "schema"), ("drive", "client")];
+/// The arrows allowed within a layer. The scheduler finds volumes by the rule of their binder.
+const SIDEWAYS: &[(&str, &str)] = &[
+    ("schema", "base"),
+    ("api", "base"),
+    ("api", "schema"),
+    ("drive", "client"),
+    ("scheduler", "controllers"),
+];
 
 /// How many of the layers, from the lowest, hold pure crates.
 const PURE_LAYERS: usize = 2;
