@@ -12,7 +12,12 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+pub mod claim;
+pub mod ephemeral;
+pub mod expand;
+pub mod local;
 pub mod matching;
+pub mod reclaim;
 
 /// On a claim: binding is complete, from now on a missing volume is a loss.
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";

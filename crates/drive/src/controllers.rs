@@ -13,6 +13,7 @@ mod lifecycle;
 mod network;
 mod nodes;
 mod sets;
+mod storage;
 mod workloads;
 
 /// How the controllers are to run.
@@ -46,6 +47,10 @@ pub const ALL: &[Controller] = &[
     Controller { name: "node-controller", wire: nodes::lifecycle },
     Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
     Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },
+    Controller { name: "persistentvolume-controller", wire: storage::binder },
+    Controller { name: "ephemeral_volume", wire: storage::ephemeral },
+    Controller { name: "volume_expand", wire: storage::expand },
+    Controller { name: controllers::volume::LOCAL_PROVISIONER, wire: storage::local },
     Controller { name: "pvc-protection-controller", wire: lifecycle::claim_protection },
     Controller { name: "pv-protection-controller", wire: lifecycle::volume_protection },
     Controller { name: "clusterrole-aggregation-controller", wire: lifecycle::aggregation },

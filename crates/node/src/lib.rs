@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod logs;
 pub mod network;
 pub mod observe;
+pub mod pool;
 pub mod pressure;
 pub mod probes;
 pub mod refs;

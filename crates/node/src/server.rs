@@ -15,7 +15,7 @@ use serde_json::json;
 use serve::{Body, Handler, Limits, Peer, Running, ServerTls, full};
 
 use crate::kubelet::Kubelet;
-use crate::{forward, logs, stats, streams};
+use crate::{forward, logs, pool, stats, streams};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +284,7 @@ impl Server {
             ["metrics", "cadvisor"] => text(StatusCode::OK, stats::cadvisor(k).await),
             ["metrics", "probes"] => text(StatusCode::OK, ""),
             ["configz"] => json_answer(&config(k)),
+            ["kutter", "volumes", name] => pool::answer(k, request.method(), name).await,
             ["checkpoint", ..] => text(StatusCode::NOT_FOUND, "checkpoints are not supported"),
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
         }

@@ -1,7 +1,7 @@
 //! A pod's volumes: resolves what comes from the API, then has the crate `volumes` make them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -309,18 +309,7 @@ async fn claim(k: &Kubelet, pod: &Pod, name: &str) -> Result<Source, String> {
         return Ok(Source::HostPath { path: h.path.into(), kind: h.type_.unwrap_or_default() });
     }
     if let Some(local) = spec.local {
-        let path = PathBuf::from(local.path);
-        provision(k, &volume, &path)?;
-        return Ok(Source::Directory { path });
+        return Ok(Source::Directory { path: local.path.into() });
     }
     Err(format!("persistentvolume \"{volume}\" has a source that this node does not support"))
-}
-
-/// Makes a volume of the default class that is used for the first time: its path lies in this node's pool.
-fn provision(k: &Kubelet, name: &str, path: &Path) -> Result<(), String> {
-    let pool = volumes::local::Pool::new(&k.options.data_dir);
-    match pool.path(name) {
-        Ok(own) if own == path => pool.provision(name).map(drop).map_err(|e| e.to_string()),
-        _ => Ok(()),
-    }
 }

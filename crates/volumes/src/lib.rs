@@ -7,7 +7,7 @@
 //! Persistent volumes of the default class are directories (`DATA/pv/NAME`) on the node, as `local` volumes with a
 //! node affinity. A directory is chosen over a sized loop image because it is the simplest thing that survives
 //! everything the file system survives; its capacity is watched by scans, not enforced by the kernel. The binder is
-//! a controller; [`local::Pool`] is what it needs on the node: provision, expand (nothing to do), delete.
+//! a controller, and so is the provisioner; [`local::Pool`] is what they need on the node: provision, delete.
 
 pub mod atomic;
 pub mod local;

@@ -1,17 +1,19 @@
-//! What a cluster of ours has beyond what every API server makes: the Service of the cluster's DNS and the class of
-//! its ingress. Both are served by every node. Made when missing, left alone when there.
+//! What a cluster of ours has beyond what every API server makes: the Service of the cluster's DNS, the class of its
+//! ingress and the class of its volumes. All are served by every node. Made when missing, left alone when there.
 
 use std::net::IpAddr;
 
 use client::{ApiResource, Client, Error, Kind, WriteOptions};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
 /// Makes what is missing. `dns` is the cluster's DNS address.
 pub async fn ensure(client: &Client, dns: IpAddr) -> Result<(), Error> {
     create(client, &Service::resource(), dns_service(dns)).await?;
-    create(client, &IngressClass::resource(), ingress_class()).await
+    create(client, &IngressClass::resource(), ingress_class()).await?;
+    create(client, &StorageClass::resource(), storage_class()).await
 }
 
 async fn create(client: &Client, resource: &ApiResource, object: Value) -> Result<(), Error> {
@@ -44,6 +46,20 @@ fn ingress_class() -> Value {
             "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"},
         },
         "spec": {"controller": "kutter.dev/ingress"},
+    })
+}
+
+fn storage_class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {
+            "name": "local",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "kutter.dev/local",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
     })
 }
 
