@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use pods::plan::{Action, Plan};
 
 use crate::container::{self, Order};
@@ -154,6 +154,8 @@ impl Worker {
         if self.busy("volumes") {
             return;
         }
+        self.refresh = false;
+        self.names = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let (k, pod, tokens) = (self.k.clone(), pod.clone(), self.tokens.clone());
         self.spawn("volumes", async move {
             let mut tokens = tokens.lock().await;
@@ -177,11 +179,21 @@ impl Worker {
             return;
         }
         let renew = self.volumes.as_ref().and_then(|v| v.renew);
-        if self.refresh || renew.is_some_and(|at| at <= now) {
-            self.refresh = false;
+        if self.refresh || renew.is_some_and(|at| at <= now) || self.is_renamed(pod) {
             self.mount(pod);
         } else {
             *wake = min(*wake, renew);
         }
+    }
+
+    /// Whether files of the downward API show labels or annotations that the pod no longer has.
+    fn is_renamed(&self, pod: &Pod) -> bool {
+        let shows = |v: &Volume| {
+            let sources = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+            v.downward_api.is_some() || sources.into_iter().any(|s| s.downward_api.is_some())
+        };
+        let metadata = &pod.metadata;
+        pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(shows)
+            && (self.names.0 != metadata.labels || self.names.1 != metadata.annotations)
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) volumes: Option<Mounted>,
     pub(crate) tokens: Arc<tokio::sync::Mutex<Tokens>>,
     pub(crate) refresh: bool,
+    /// The labels and annotations that the volumes were made with.
+    pub(crate) names: Names,
     pub(crate) last: Option<PodStatus>,
     pub(crate) sent: Option<PodStatus>,
     pub(crate) born: Instant,
@@ -63,6 +65,9 @@ pub(crate) struct Worker {
     pub(crate) cleaned: bool,
     pub(crate) tidied: bool,
 }
+
+/// Labels and annotations.
+type Names = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
 
 /// Works on one pod until it is gone.
 pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
@@ -79,6 +84,7 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
         volumes: None,
         tokens: Arc::default(),
         refresh: false,
+        names: Names::default(),
         sent: last.clone(),
         last,
         born: Instant::now(),
