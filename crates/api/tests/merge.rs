@@ -90,7 +90,7 @@ fn strategic_merge_of_primitives() {
     let meta = schema_of("meta_v1.ObjectMeta").unwrap();
     let original = json!({"finalizers": ["a", "b"]});
     let patch = json!({"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]});
-    assert_eq!(strategic_merge(&meta, &original, &patch).unwrap(), json!({"finalizers": ["b", "c"]}));
+    assert_eq!(strategic_merge(&meta, &original, &patch).unwrap(), json!({"finalizers": ["c", "b"]}));
 }
 
 #[test]

@@ -45,10 +45,23 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
             ensure(server, "rbac.authorization.k8s.io", plural, "", &name, object, false).await?;
         }
     }
+    service_cidr(server).await?;
     server.rbac.refresh(&*server.store);
     kubernetes(server).await?;
     server.bootstrapped.store(true, Ordering::Release);
     Ok(())
+}
+
+/// The ranges of Service addresses as an object.
+async fn service_cidr(server: &Arc<ApiServer>) -> Result<(), StoreError> {
+    let cidrs: Vec<String> = server.settings.service_cidrs.iter().map(ToString::to_string).collect();
+    let now = object::timestamp(jiff::Timestamp::now());
+    let ready = json!({"type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+        "message": "Kubernetes default Service CIDR is ready"});
+    let object = json!({"metadata": {"name": "kubernetes",
+            "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": cidrs}, "status": {"conditions": [ready]}});
+    ensure(server, "networking.k8s.io", "servicecidrs", "", "kubernetes", object, false).await
 }
 
 /// The Service through which pods reach this server.

@@ -169,6 +169,9 @@ fn requester(call: &Call, object: &mut Value) {
 pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> Result<(), Status> {
     let def = &call.resource.def;
     project(&call.resource, old, new, subresource);
+    if def.group.is_empty() && def.kind == "Service" && subresource.is_empty() {
+        crate::services::transition::settle(old, new);
+    }
     let kept = ["uid", "creationTimestamp", "selfLink", "generateName", "namespace"];
     let mut before: Vec<(&str, Option<Value>)> = kept
         .iter()
@@ -190,6 +193,8 @@ pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> R
     }
     let bump = match def.generation {
         Generation::None | Generation::Create => false,
+        // A node for the pod is not a change of what is wanted.
+        _ if subresource == "binding" => false,
         _ => content_changed(def.generation, old, new),
     };
     if bump {
@@ -249,7 +254,9 @@ fn project(resource: &Resource, old: &Value, new: &mut Value, subresource: &str)
         }
         "approval" => {
             let conditions = object::at(new, "status.conditions").cloned();
+            let metadata = new.get("metadata").cloned();
             *new = old.clone();
+            put(new, "metadata", metadata);
             if let Some(conditions) = conditions {
                 object::set_at(new, "status.conditions", conditions);
             }

@@ -6,6 +6,10 @@ use crate::object::{self, meta_text};
 use crate::resource::Resource;
 use crate::status::Cause;
 
+/// Lists that are always written and may be empty nonetheless, by kind.
+const MAY_BE_EMPTY: [(&str, &str); 3] =
+    [("CSINode", "spec.drivers"), ("EndpointSlice", "endpoints"), ("LimitRange", "spec.limits")];
+
 /// Bytes that the annotations of one object may have together.
 const ANNOTATIONS_MAX: usize = 256 << 10;
 
@@ -23,7 +27,18 @@ fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Ca
         true => schema::validate::validate(schema, object, old),
         false => schema::validate::validate_builtin(schema, object),
     };
-    let mut causes: Vec<Cause> = errors.into_iter().map(Cause::from).collect();
+    let may_be_empty = |error: &schema::FieldError| {
+        MAY_BE_EMPTY.contains(&(resource.def.kind.as_ref(), error.field.as_str()))
+    };
+    let errors = errors.into_iter().filter(|error| !may_be_empty(error));
+    let mut causes: Vec<Cause> = errors.map(Cause::from).collect();
+    if resource.def.group.is_empty() {
+        match resource.def.kind.as_ref() {
+            "ConfigMap" | "Secret" => causes.extend(keys(object)),
+            "Pod" => causes.extend(sysctls(object)),
+            _ => {}
+        }
+    }
     if resource.def.kind == "CustomResourceDefinition" {
         causes.extend(api::custom::check(object).into_iter().map(Cause::from));
     }
@@ -57,6 +72,48 @@ pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) 
     }
     if resource.def.group.is_empty() && matches!(resource.def.kind.as_ref(), "ConfigMap" | "Secret") {
         causes.extend(frozen(old, new));
+    }
+    causes
+}
+
+/// Kernel parameters have dotted (or slashed) names of small letters.
+fn sysctls(pod: &Value) -> Vec<Cause> {
+    const PATTERN: &str = "^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([\\./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*$";
+    const LENGTH_MAX: usize = 253;
+    let edge = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let word = |part: &str| {
+        let bytes = part.as_bytes();
+        let ends = bytes.first().copied().is_some_and(edge) && bytes.last().copied().is_some_and(edge);
+        ends && bytes.iter().all(|c| edge(*c) || matches!(c, b'-' | b'_'))
+    };
+    let list = pod.pointer("/spec/securityContext/sysctls").and_then(Value::as_array);
+    let mut causes = Vec::new();
+    let mut seen = Vec::new();
+    for (i, sysctl) in list.into_iter().flatten().enumerate() {
+        let name = sysctl.get("name").and_then(Value::as_str).unwrap_or("");
+        let path = format!("spec.securityContext.sysctls[{i}].name");
+        if name.is_empty() {
+            causes.push(Cause::required(path, ""));
+        } else if name.len() > LENGTH_MAX || !name.split(['.', '/']).all(word) {
+            let what = format!("must have at most {LENGTH_MAX} characters and match regex {PATTERN}");
+            causes.push(Cause::invalid(path, &Value::from(name), &what));
+        } else if seen.contains(&name) {
+            causes.push(Cause::field("FieldValueDuplicate", path, format!("Duplicate value: {name:?}")));
+        }
+        seen.push(name);
+    }
+    causes
+}
+
+/// The keys of a ConfigMap or Secret become names of files.
+fn keys(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for field in ["data", "binaryData"] {
+        for key in object.get(field).and_then(Value::as_object).into_iter().flat_map(|map| map.keys()) {
+            for what in base::names::config_key(key) {
+                causes.push(Cause::invalid(format!("{field}[{key}]"), &Value::from(key.as_str()), &what));
+            }
+        }
     }
     causes
 }

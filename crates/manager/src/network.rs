@@ -27,6 +27,12 @@ pub async fn ensure_node(
     blocking(node, move || localnode::ensure_node(&network, &place)).await
 }
 
+/// Makes this machine's route to the pods of a node.
+pub async fn route_pods(cluster: &str, node: Ipv4Addr, pods: (Ipv4Addr, u8)) -> Result<(), ManagerError> {
+    let name = cluster.to_owned();
+    blocking(cluster, move || localnode::route_pods(&name, node, pods)).await
+}
+
 /// Removes what [`ensure_node`] made.
 pub async fn remove_node(cluster: &str, node: &str) -> Result<(), ManagerError> {
     let (cluster, name) = (cluster.to_owned(), node.to_owned());

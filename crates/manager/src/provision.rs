@@ -48,6 +48,9 @@ impl Provision {
                 network::ensure_cluster(&cluster.name, &plan).await?;
                 let address = node_address(&plan, pools, cluster, node)?;
                 let network = network::ensure_node(&cluster.name, &plan, node, address).await?;
+                let pool = pool_of(pools, cluster, node)?;
+                let pods = plan.node_pods(pool, pool.ordinal_of(node).unwrap_or_default());
+                network::route_pods(&cluster.name, address, pods).await?;
                 let runtime = self.layout.node(&cluster.name, node).join("runtime");
                 let arguments = vec!["supervisor".to_owned(), format!("--dir={}", runtime.display())];
                 (Place::New { network, hostname: node.clone() }, arguments)

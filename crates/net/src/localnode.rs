@@ -179,9 +179,39 @@ pub fn ensure_node(network: &ClusterNetwork, node: &NodePlace) -> Result<PathBuf
     Ok(path)
 }
 
+/// Makes this machine's route to the pods of a node, over which the API server reaches them. It goes with the node.
+pub fn route_pods(cluster: &str, node: Ipv4Addr, pods: (Ipv4Addr, u8)) -> Result<(), LocalNodeError> {
+    let link = index(&bridge_name(cluster))?;
+    let mut b = Buffer::new();
+    let to = Cidr::new(IpAddr::V4(pods.0), pods.1);
+    route::put_route(&mut b, &Route { to, via: Some(IpAddr::V4(node)), link });
+    Ok(Socket::open(libc::NETLINK_ROUTE)?.call(b)?)
+}
+
+/// Removes the routes that [`route_pods`] made for a node.
+fn forget_pods(cluster: &str, node: &str) -> Result<(), LocalNodeError> {
+    let path = netns_path(cluster, node);
+    if !netns::is_namespace(&path) {
+        return Ok(());
+    }
+    let own = netns::run_in(&path, || route::addresses(&Socket::open(libc::NETLINK_ROUTE)?))??;
+    let socket = Socket::open(libc::NETLINK_ROUTE)?;
+    let mut b = Buffer::new();
+    let stale = route::routes(&socket)?;
+    let stale: Vec<_> = stale.iter().filter(|r| own.iter().any(|(_, ip, _)| r.via == Some(*ip))).collect();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    for r in stale {
+        route::delete_route(&mut b, r);
+    }
+    Ok(socket.call(b)?)
+}
+
 /// Removes a node's namespace and link. A node that does not exist is fine. Processes in the namespace keep it
 /// alive without a name: end them first.
 pub fn destroy_node(cluster: &str, node: &str) -> Result<(), LocalNodeError> {
+    forget_pods(cluster, node)?;
     if let Some(link) = route::index_of(&link_name(cluster, node)) {
         let mut b = Buffer::new();
         route::delete_link(&mut b, link);

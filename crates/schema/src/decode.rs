@@ -193,8 +193,17 @@ pub fn parse_yaml(text: &str) -> Result<(Value, Vec<String>), String> {
         let message = e.to_string();
         message.lines().next().unwrap_or("malformed document").trim_start_matches("error: ").to_string()
     })?;
-    let line = first.lines().next().unwrap_or("duplicate key").trim_start_matches("error: ").to_string();
+    let line = first.lines().next().unwrap_or("duplicate key").trim_start_matches("error: ");
+    let line = already_set(line).unwrap_or_else(|| line.to_string());
     Ok((value, vec![format!("yaml: unmarshal errors:\n  {line}")]))
+}
+
+/// The parser's `duplicate mapping key: KEY, … at line N, column M` in the words clients know.
+fn already_set(message: &str) -> Option<String> {
+    let (key, rest) = message.strip_prefix("duplicate mapping key: ")?.rsplit_once(" at line ")?;
+    let key = key.split_once(", set ").map_or(key, |(key, _)| key);
+    let line = rest.split(',').next()?;
+    Some(format!("line {line}: key {key:?} already set in map"))
 }
 
 fn yaml_options(policy: serde_saphyr::DuplicateKeyPolicy) -> serde_saphyr::Options {

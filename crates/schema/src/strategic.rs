@@ -182,7 +182,7 @@ fn merge_lists(
     match order {
         Some(Value::Array(order)) => sort_by_order(merged, order, &before, key),
         Some(_) => Err(PatchError::BadDirective(ORDER.into())),
-        None => Ok(merged),
+        None => sort_by_order(merged, patch, &before, key),
     }
 }
 
@@ -196,7 +196,8 @@ fn identity<'a>(item: &'a Value, key: Option<&str>) -> Result<&'a Value, PatchEr
     }
 }
 
-/// Items named in `order` follow it; the others keep their place relative to those that were there before.
+/// Items named in `order` follow it (without one, the patch's own items come in its order); the others keep their
+/// place relative to those that were there before, and come after new ones.
 fn sort_by_order(
     items: Vec<Value>,
     order: &[Value],
@@ -226,8 +227,8 @@ fn sort_by_order(
     let mut others = others.into_iter().peekable();
     for (_, was, item) in ordered {
         while let Some((other, _)) = others.peek() {
-            let item_first = matches!((was, other), (Some(a), Some(b)) if a < *b);
-            if item_first {
+            let other_first = matches!((was, other), (Some(a), Some(b)) if *b < a);
+            if !other_first {
                 break;
             }
             result.extend(others.next().map(|(_, value)| value));

@@ -50,7 +50,12 @@ impl<'a> Schemas<'a> {
         }
         let (own, list) = (custom_name(kind, &kind.kind), custom_name(kind, &kind.list_kind));
         let gvk = |name: &str| json!([{"group": kind.group, "kind": name, "version": kind.version}]);
-        let mut definition = self.value(kind.schema());
+        let mut definition = match kind.schema() {
+            // v2 clients would take what is not listed for unknown.
+            schema if schema.preserve_unknown && self.edition == Edition::V2 => json!({"type": "object"}),
+            schema => self.value(schema),
+        };
+        self.describe_root(&mut definition);
         definition["x-kubernetes-group-version-kind"] = gvk(&kind.kind);
         let item = self.edition.reference(&own);
         let meta = self.reference("meta_v1.ListMeta");
@@ -61,6 +66,20 @@ impl<'a> Schemas<'a> {
         self.out.insert(own.clone(), definition);
         self.out.insert(list.clone(), list_definition);
         (item, self.edition.reference(&list))
+    }
+
+    /// What every kind has in common is described the same for custom kinds.
+    fn describe_root(&self, definition: &mut Value) {
+        let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) else {
+            return;
+        };
+        for name in ["apiVersion", "kind", "metadata"] {
+            let text = self.docs.field("meta_v1", "", name);
+            let property = properties.get_mut(name).and_then(Value::as_object_mut);
+            if let (Some(property), Some(text)) = (property, text) {
+                property.entry("description").or_insert_with(|| text.into());
+            }
+        }
     }
 
     /// All schemas, sorted by name.

@@ -83,7 +83,7 @@ fn read(call: &mut Call, body: &[u8], validation: FieldValidation) -> Result<Val
     let def = call.resource.def.clone();
     let text =
         std::str::from_utf8(body).map_err(|_| Status::bad_request("error decoding YAML: invalid UTF-8"))?;
-    let (config, mut strict) =
+    let (config, strict) =
         parse_yaml(text).map_err(|cause| Status::bad_request(format!("error decoding YAML: {cause}")))?;
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: the configuration is no object"));
@@ -101,16 +101,33 @@ fn read(call: &mut Call, body: &[u8], validation: FieldValidation) -> Result<Val
             def.kind
         )));
     }
-    strict.extend(unknown_fields(def.schema(), &config));
+    let untyped = |cause: &str| {
+        let (group, short) = api::kinds::split(&version);
+        let (namespace, name) = (object::meta_text(&config, "namespace"), object::name(&config));
+        let what = format!("{namespace}/{name}; {group}/{short}, Kind={kind}");
+        format!("failed to create typed patch object ({what}): {cause}")
+    };
+    let unknown = unknown_fields(def.schema(), &config);
+    if !unknown.is_empty() {
+        return Err(Status::new(500, "", untyped(&undeclared(&unknown))));
+    }
     validation.judge(strict, &mut call.warnings).map_err(|strict| {
-        let text = strict.join(", ");
-        Status::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {kind}: strict decoding error: {text}",
-            def.version
-        ))
+        Status::bad_request(format!("error strict decoding YAML: {}", strict.join(", ")))
     })?;
     let mut probe = config.clone();
     schema::canonicalize(def.schema(), &mut probe)
-        .map_err(|cause| Status::bad_request(format!("failed to create typed patch object: {cause}")))?;
+        .map_err(|cause| Status::new(500, "", untyped(&cause.to_string())))?;
     Ok(config)
+}
+
+/// Unknown fields in the words of a typed patch: whatever the field validation, what has no type has no owner.
+fn undeclared(unknown: &[String]) -> String {
+    let path = |text: &String| text.trim_start_matches("unknown field ").trim_matches('"').to_string();
+    let mut lines: Vec<String> =
+        unknown.iter().map(|text| format!(".{}: field not declared in schema", path(text))).collect();
+    lines.sort();
+    match lines.as_slice() {
+        [one] => one.clone(),
+        _ => format!("errors:\n  {}", lines.join("\n  ")),
+    }
 }

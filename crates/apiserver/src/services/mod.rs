@@ -2,6 +2,7 @@
 
 mod cidr;
 mod ports;
+pub mod transition;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
