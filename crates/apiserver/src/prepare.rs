@@ -37,7 +37,10 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
         ("", "Pod") => pod(object),
         ("", "Namespace") => namespace(object),
         ("", "PersistentVolumeClaim") => object::set_at(object, "status", json!({"phase": "Pending"})),
-        ("", "PersistentVolume") => object::set_at(object, "status", json!({"phase": "Pending"})),
+        ("", "PersistentVolume") => {
+            let now = object::timestamp(jiff::Timestamp::now());
+            object::set_at(object, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
+        }
         ("batch", "Job") => job(object),
         ("certificates.k8s.io", "CertificateSigningRequest") => requester(call, object),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::prepare(object),
@@ -144,6 +147,16 @@ fn namespace(object: &mut Value) {
     }
 }
 
+/// A volume says when it came into its phase, unless whoever changed it says so.
+fn date_phase(old: &Value, new: &mut Value) {
+    let field = |object: &Value, name: &str| object.pointer(&format!("/status/{name}")).cloned();
+    let dated = field(old, "lastPhaseTransitionTime") != field(new, "lastPhaseTransitionTime");
+    if field(old, "phase") != field(new, "phase") && !dated {
+        let now = object::timestamp(jiff::Timestamp::now());
+        object::set_at(new, "status.lastPhaseTransitionTime", now.into());
+    }
+}
+
 /// Every namespace carries its name as a label.
 pub fn label_namespace(object: &mut Value, name: &str) {
     let labels = metadata_mut(object).entry("labels").or_insert_with(|| Value::Object(Map::new()));
@@ -190,6 +203,9 @@ pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> R
     }
     if def.group.is_empty() && def.kind == "Namespace" {
         label_namespace(new, &call.info.name);
+    }
+    if def.group.is_empty() && def.kind == "PersistentVolume" {
+        date_phase(old, new);
     }
     let bump = match def.generation {
         Generation::None | Generation::Create => false,

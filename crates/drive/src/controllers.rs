@@ -53,6 +53,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: controllers::volume::LOCAL_PROVISIONER, wire: storage::local },
     Controller { name: "pvc-protection-controller", wire: lifecycle::claim_protection },
     Controller { name: "pv-protection-controller", wire: lifecycle::volume_protection },
+    Controller { name: "vac-protection-controller", wire: storage::attributes_protection },
     Controller { name: "clusterrole-aggregation-controller", wire: lifecycle::aggregation },
     Controller { name: "namespace-controller", wire: lifecycle::namespace },
     Controller { name: "garbage-collector", wire: lifecycle::garbage_collector },

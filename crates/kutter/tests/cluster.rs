@@ -49,16 +49,37 @@ say 'a second manager is refused'
 if "$KUTTER" manager 2> "$WORK/second"; then exit 1; fi
 grep -q 'another manager' "$WORK/second"
 
+say 'the demo keeps its orders on a volume of its node'
+"$KUTTER" up --demo --timeout 60 > "$WORK/demo" 2>&1 || { cat "$WORK/demo"; exit 1; }
+cat "$WORK/demo"
+SHOP=$(sed -n 's/^Demo is ready: \(http[^ ]*\).*/\1/p' "$WORK/demo")
+export SHOP
+storage() { python3 "$STORAGE" "$@"; }
+storage bound
+storage order 2
+storage replace
+storage count 2
+
 say 'a pool grows and shrinks'
 "$KUTTER" nodepool scale pool --count 3 > /dev/null
 "$KUTTER" up --timeout 60 > /dev/null
 test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 3
-"$KUTTER" nodepool scale pool --count 1 > /dev/null
+"$KUTTER" nodepool scale pool --count 2 > /dev/null
 
 say 'down keeps the data, up brings it back'
 "$KUTTER" down
 test -d "$KUTTER_DATA_DIR/clusters/default/control-plane/store"
 "$KUTTER" up --timeout 60 > /dev/null
+storage count 2
+
+say 'a volume grows, and goes with its claim once its node is there'
+storage grow
+storage release
+node=$(storage node)
+"$KUTTER" nodes stop "$node"
+storage drop
+"$KUTTER" nodes start "$node"
+storage gone
 
 say 'delete leaves nothing'
 "$KUTTER" delete --yes
@@ -78,6 +99,7 @@ fn one_command_makes_a_cluster_and_one_removes_it() {
         .args(["-n", "-m", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
         .args(["bash", "-c", STEPS])
         .env("WORK", work.path())
+        .env("STORAGE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/storage.py"))
         .env("KUTTER", env!("CARGO_BIN_EXE_kutter"))
         .output()
         .expect("unshare runs");

@@ -179,10 +179,12 @@ impl Worker {
             return;
         }
         let renew = self.volumes.as_ref().and_then(|v| v.renew);
-        if self.refresh || renew.is_some_and(|at| at <= now) || self.is_renamed(pod) {
-            self.mount(pod);
-        } else {
-            *wake = min(*wake, renew);
+        let due = self.refresh || renew.is_some_and(|at| at <= now) || self.is_renamed(pod);
+        let waits = self.memory.not_before.get("").copied().filter(|at| *at > now);
+        match (due, waits) {
+            (true, Some(at)) => *wake = min(*wake, Some(at)),
+            (true, None) => self.mount(pod),
+            (false, _) => *wake = min(*wake, renew),
         }
     }
 

@@ -158,6 +158,7 @@ impl Worker {
             }
             Done::Volumes(Err(error)) => {
                 self.k.events.pod(&pod, None, true, "FailedMount", error);
+                self.refresh |= self.volumes.is_some();
                 self.failed(now);
             }
             Done::Sandbox(Ok(())) => self.failures = 0,

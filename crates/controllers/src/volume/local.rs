@@ -24,8 +24,9 @@ pub const FINALIZER: &str = "kutter.dev/local-volume";
 /// On a volume: the node that has it.
 pub const NODE: &str = "kutter.dev/node";
 const HOSTNAME: &str = "kubernetes.io/hostname";
-/// Between attempts at a node that is there but refuses.
-const RETRY: SignedDuration = SignedDuration::from_secs(15);
+/// Between attempts at a node that is there but refuses: the first and the longest pause.
+const RETRY: SignedDuration = SignedDuration::from_secs(1);
+const RETRY_MAX: SignedDuration = SignedDuration::from_mins(1);
 /// After this time a node that does not exist takes its directories with it.
 const GONE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
@@ -215,8 +216,7 @@ pub fn for_volume(volume: &PersistentVolume, node: Option<&Node>, now: Timestamp
         return Demand::Nothing(Plan { actions, ..Plan::idle("the directory is kept") });
     }
     let Some(node) = node else {
-        let since = volume.status.as_ref().and_then(|s| s.last_phase_transition_time.as_ref()).map(|t| t.0);
-        let due = since.map_or(now, |s| s + GONE_AFTER);
+        let due = phase_since(volume).map_or(now, |s| s + GONE_AFTER);
         return Demand::Nothing(match due <= now {
             true => removed(volume, Ok(()), now),
             false => {
@@ -240,7 +240,9 @@ pub fn removed(volume: &PersistentVolume, answer: Result<(), String>, now: Times
             plan.actions.push(Action::merge(Target::of(volume), "status", patch));
         }
         plan.actions.push(Action::event(volume, Note::warning("VolumeFailedDelete", why)));
-        plan.wake = Wake::At(now + RETRY);
+        // The pauses grow with the time that it has failed.
+        let failing = phase_since(volume).filter(|_| plan.actions.len() == 1).map(|s| now.duration_since(s));
+        plan.wake = Wake::At(now + failing.unwrap_or(RETRY).clamp(RETRY, RETRY_MAX));
         return plan;
     }
     let mut actions = unhold(volume);
@@ -248,6 +250,11 @@ pub fn removed(volume: &PersistentVolume, answer: Result<(), String>, now: Times
         actions.push(Action::delete(volume));
     }
     Plan { actions, ..Plan::idle("the directory is gone") }
+}
+
+/// Since when the volume is in its phase.
+fn phase_since(volume: &PersistentVolume) -> Option<Timestamp> {
+    Some(volume.status.as_ref()?.last_phase_transition_time.as_ref()?.0)
 }
 
 fn unhold(volume: &PersistentVolume) -> Vec<Action> {

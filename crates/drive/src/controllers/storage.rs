@@ -6,11 +6,11 @@ use bytes::Bytes;
 use client::{Cache, Client, Error, ObjectKey};
 use controllers::volume::local::{self, Demand};
 use controllers::volume::{self, claim, ephemeral, expand, reclaim};
-use controllers::{Plan, nodelifecycle, pod};
+use controllers::{Plan, nodelifecycle, pod, protection};
 use http::Method;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use serde::Deserialize;
 
 use super::workloads::refs;
@@ -192,6 +192,23 @@ pub(super) fn expand(wiring: &mut Wiring) -> Planner {
     Planner::local(move |pass: &Pass<'_>| match claims.get_key(pass.key) {
         Some(claim) => expand::plan(&claim, volumes.get("", volume::volume_name(&claim)).as_deref()),
         None => Plan::idle("the claim is gone"),
+    })
+}
+
+pub(super) fn attributes_protection(wiring: &mut Wiring) -> Planner {
+    let classes = wiring.own::<VolumeAttributesClass>();
+    let claims = wiring.on_change::<PersistentVolumeClaim>(|change, wake| {
+        let named = change.old.into_iter().flat_map(|c| protection::attributes_of_claim(c));
+        named.for_each(|name| wake(volume_key(name)));
+    });
+    let volumes = wiring.on_change::<PersistentVolume>(|change, wake| {
+        let named = change.old.and_then(|v| protection::attributes_of_volume(v));
+        named.into_iter().for_each(|name| wake(volume_key(name)));
+    });
+    Planner::local(move |pass: &Pass<'_>| {
+        let Some(class) = classes.get_key(pass.key) else { return Plan::idle("the class is gone") };
+        let (claims, volumes) = (claims.list(""), volumes.list(""));
+        protection::plan_attributes(&class, claims.iter().map(|c| &**c), volumes.iter().map(|v| &**v))
     })
 }
 

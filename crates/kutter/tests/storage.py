@@ -1,0 +1,162 @@
+"""The storage steps of the cluster test: storage.py STEP [ARGUMENT]. Talks to the API and to the demo's shop."""
+
+import base64
+import json
+import os
+import re
+import ssl
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+CLAIM = "/api/v1/namespaces/shop/persistentvolumeclaims/data-database-0"
+POD = "/api/v1/namespaces/shop/pods/database-0"
+SET = "/apis/apps/v1/namespaces/shop/statefulsets/database"
+PATIENCE_S = 60
+NOTE = os.path.join(os.environ["WORK"], "volume")
+
+
+def context():
+    """The administrator's TLS identity and the server's address, from the kubeconfig."""
+    with open(os.environ["KUBECONFIG"], encoding="utf-8") as file:
+        text = file.read()
+
+    def field(name):
+        # Long values are folded to a line of their own.
+        return re.search(rf"{name}: (?:>-\s+)?[\"']?([^\"'\s]+)", text).group(1)
+
+    def data(name):
+        return base64.b64decode(field(name)).decode()
+
+    tls = ssl.create_default_context(cadata=data("certificate-authority-data"))
+    with tempfile.NamedTemporaryFile("w") as pair:
+        pair.write(data("client-certificate-data") + "\n" + data("client-key-data"))
+        pair.flush()
+        tls.load_cert_chain(pair.name)
+    return field("server"), tls
+
+
+SERVER, TLS = context()
+
+
+def api(method, path, body=None, kind="application/json"):
+    """The answer's object; None when there is none of that name."""
+    request = urllib.request.Request(
+        SERVER + path, method=method, data=None if body is None else json.dumps(body).encode(), headers={"content-type": kind}
+    )
+    try:
+        with urllib.request.urlopen(request, context=TLS, timeout=10) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+
+def until(what, holds):
+    """Waits until the condition holds."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        found = holds()
+        if found:
+            return found
+        if time.monotonic() > end:
+            for kind in ["pods", "persistentvolumeclaims", "events"]:
+                print(json.dumps(api("GET", f"/api/v1/namespaces/shop/{kind}"), indent=1)[-4000:])
+            print(json.dumps(api("GET", "/api/v1/persistentvolumes"), indent=1)[-4000:])
+            raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+        time.sleep(0.05)
+
+
+def shop(method):
+    """What the shop says of its orders; None while it cannot."""
+    port = urllib.parse.urlsplit(os.environ["SHOP"]).port or 80
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/orders",
+        method=method,
+        data=b"anchor" if method == "POST" else None,
+        headers={"host": "shop.localhost"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode().strip()
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def ready():
+    pod = api("GET", POD)
+    conditions = (pod or {}).get("status", {}).get("conditions", [])
+    good = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return pod if good else None
+
+
+def noted():
+    with open(NOTE, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def bound(_):
+    pod, claim = until("the database is ready", ready), api("GET", CLAIM)
+    assert claim["status"]["phase"] == "Bound", claim
+    volume = api("GET", "/api/v1/persistentvolumes/" + claim["spec"]["volumeName"])
+    terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    assert terms[0]["matchExpressions"][0]["values"] == [pod["spec"]["nodeName"]], volume
+    path = volume["spec"]["local"]["path"]
+    assert os.path.isdir(path), path
+    with open(NOTE, "w", encoding="utf-8") as file:
+        json.dump({"name": volume["metadata"]["name"], "path": path, "node": pod["spec"]["nodeName"]}, file)
+
+
+def order(times):
+    for i in range(int(times)):
+        until(f"order {i}", lambda: shop("POST"))
+
+
+def count(want):
+    until(f"{want} orders", lambda: shop("GET") == want)
+
+
+def replace(_):
+    old = api("GET", POD)["metadata"]["uid"]
+    api("DELETE", POD)
+    until("another database is ready", lambda: (ready() or {"metadata": {"uid": old}})["metadata"]["uid"] != old)
+
+
+def grow(_):
+    size = {"spec": {"resources": {"requests": {"storage": "128Mi"}}}}
+    api("PATCH", CLAIM, size, "application/merge-patch+json")
+    until("the claim has grown", lambda: api("GET", CLAIM)["status"]["capacity"]["storage"] == "128Mi")
+    volume = api("GET", "/api/v1/persistentvolumes/" + noted()["name"])
+    assert volume["spec"]["capacity"]["storage"] == "128Mi", volume
+
+
+def release(_):
+    """A claim in use stays until its pod is gone."""
+    api("DELETE", CLAIM)
+    assert api("GET", CLAIM)["metadata"]["deletionTimestamp"]
+    assert os.path.isdir(noted()["path"])
+
+
+def drop(_):
+    api("DELETE", SET)
+    api("DELETE", POD + "?gracePeriodSeconds=0")
+    until("the claim is gone", lambda: api("GET", CLAIM) is None)
+    until("the volume is released", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"])["status"]["phase"] != "Bound")
+    assert os.path.isdir(noted()["path"])
+
+
+def gone(_):
+    until("the volume is gone", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"]) is None)
+    assert not os.path.exists(noted()["path"])
+
+
+def node(_):
+    print(noted()["node"])
+
+
+STEPS = {f.__name__: f for f in [bound, order, count, replace, grow, release, drop, gone, node]}
+STEPS[sys.argv[1]](sys.argv[2] if len(sys.argv) > 2 else None)
