@@ -107,6 +107,10 @@ def bound(_):
     assert terms[0]["matchExpressions"][0]["values"] == [pod["spec"]["nodeName"]], volume
     path = volume["spec"]["local"]["path"]
     assert os.path.isdir(path), path
+    proxy = f"/api/v1/nodes/{pod['spec']['nodeName']}/proxy"
+    mine = [p for p in api("GET", proxy + "/stats/summary")["pods"] if p["podRef"]["name"] == "database-0"]
+    claims = [v["pvcRef"]["name"] for v in mine[0]["volume"] if "pvcRef" in v]
+    assert claims == ["data-database-0"], mine
     with open(NOTE, "w", encoding="utf-8") as file:
         json.dump({"name": volume["metadata"]["name"], "path": path, "node": pod["spec"]["nodeName"]}, file)
 

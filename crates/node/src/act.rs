@@ -140,7 +140,7 @@ impl Worker {
 
     /// Whether the volumes are there; makes them if not.
     fn mounted(&mut self, pod: &Arc<Pod>, now: Timestamp) -> bool {
-        if self.volumes.is_some() {
+        if self.volumes.as_ref().is_some_and(|v| !v.lacks(pod)) {
             return true;
         }
         let waits = self.memory.not_before.get("").is_some_and(|at| *at > now);
@@ -157,9 +157,10 @@ impl Worker {
         self.refresh = false;
         self.names = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let (k, pod, tokens) = (self.k.clone(), pod.clone(), self.tokens.clone());
+        let before = self.volumes.clone();
         self.spawn("volumes", async move {
             let mut tokens = tokens.lock().await;
-            Done::Volumes(volume::mount(&k, &pod, &mut tokens).await)
+            Done::Volumes(volume::mount(&k, &pod, &mut tokens, before).await)
         });
     }
 
@@ -179,7 +180,8 @@ impl Worker {
             return;
         }
         let renew = self.volumes.as_ref().and_then(|v| v.renew);
-        let due = self.refresh || renew.is_some_and(|at| at <= now) || self.is_renamed(pod);
+        let lacks = self.volumes.as_ref().is_some_and(|v| v.lacks(pod));
+        let due = self.refresh || renew.is_some_and(|at| at <= now) || self.is_renamed(pod) || lacks;
         let waits = self.memory.not_before.get("").copied().filter(|at| *at > now);
         match (due, waits) {
             (true, Some(at)) => *wake = min(*wake, Some(at)),

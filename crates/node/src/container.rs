@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext as PodSecurity, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext as PodSecurity, VolumeDevice, VolumeMount};
 use oci::runtime::{
-    ContainerConfig, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, GroupsPolicy, Map, Mount, NamespaceMode,
-    Propagation, Resources, SeccompProfile, SecurityContext,
+    ContainerConfig, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, Device, GroupsPolicy, Map, Mount,
+    NamespaceMode, Propagation, Resources, SeccompProfile, SecurityContext,
 };
 use pods::env::{self, Sources};
 use pods::model::Waiting;
@@ -194,7 +194,7 @@ async fn config(k: &Kubelet, order: &Order, c: &Container, image: String) -> Res
         working_dir: c.working_dir.clone().unwrap_or_default(),
         env: vars.into_iter().collect(),
         mounts,
-        devices: Vec::new(),
+        devices: devices(order, c)?,
         labels,
         annotations,
         log_path: format!("{}/{}.log", c.name, order.attempt),
@@ -251,6 +251,7 @@ async fn security(k: &Kubelet, order: &Order, c: &Container, image: &str) -> Res
         |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_string()).collect() };
     let mut groups = whole.supplemental_groups.clone().unwrap_or_default();
     groups.extend(whole.fs_group);
+    groups.extend(order.volumes.groups.iter().map(|g| i64::from(*g)));
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let mut namespaces = sandbox::namespaces(&order.pod);
     let target = pod_spec
@@ -340,6 +341,26 @@ fn mounts(
     Ok(list)
 }
 
+/// The devices that volumes of mode Block are.
+fn devices(order: &Order, c: &Container) -> Result<Vec<Device>, String> {
+    let spec = order.pod.spec.as_ref();
+    let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let device = |d: &VolumeDevice| {
+        let host_path = order.volumes.devices.get(&d.name).cloned();
+        let host_path = host_path.ok_or_else(|| format!("volume {} is not mapped", d.name))?;
+        let claim =
+            volumes.iter().find(|v| v.name == d.name).and_then(|v| v.persistent_volume_claim.as_ref());
+        let readonly = claim.is_some_and(|c| c.read_only == Some(true));
+        let permissions = if readonly { "r" } else { "mrw" };
+        Ok(Device {
+            host_path,
+            container_path: d.device_path.clone().into(),
+            permissions: permissions.into(),
+        })
+    };
+    c.volume_devices.iter().flatten().map(device).collect()
+}
+
 fn list_has(c: &Container, path: &str) -> bool {
     c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == path)
 }
@@ -355,6 +376,7 @@ fn mount(
     let volume = volumes.iter().find(|v| v.name == m.name);
     let volume = volume.ok_or_else(|| format!("volume {} of a mount is not in the pod", m.name))?;
     let readonly = m.read_only == Some(true)
+        || volume.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true))
         || volume.config_map.is_some()
         || volume.secret.is_some()
         || volume.projected.is_some()

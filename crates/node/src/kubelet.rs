@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, pressure, register, server, statics, worker};
+use crate::{Options, pressure, register, server, statics, usage, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -51,6 +51,8 @@ pub struct Kubelet {
     pub port: Mutex<u16>,
     /// Told when a mirror of a static pod changed in the API.
     pub mirrors: Notify,
+    /// How full volumes were when last measured.
+    pub usage: usage::Kept,
     /// The HTTPS server.
     server: Mutex<Option<serve::Running>>,
     admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
@@ -67,6 +69,8 @@ pub struct Handle {
     pub refs_changed: AtomicBool,
     /// A decision of the node about it, to be taken up by the worker.
     pub end: Mutex<Option<pods::model::End>>,
+    /// Where its volumes are.
+    pub volumes: Mutex<BTreeMap<String, PathBuf>>,
     /// The status as the worker last made it.
     pub status: Mutex<Option<k8s_openapi::api::core::v1::PodStatus>>,
     /// Wakes the worker.
@@ -128,6 +132,7 @@ impl Kubelet {
                 pulls: Mutex::default(),
                 port: Mutex::new(options.listen.port()),
                 mirrors: Notify::new(),
+                usage: Mutex::default(),
                 server: Mutex::default(),
                 admitted: Mutex::default(),
                 handles: Mutex::default(),
@@ -166,6 +171,11 @@ impl Kubelet {
     /// The worker of this pod.
     pub fn handle(&self, uid: &str) -> Option<Arc<Handle>> {
         self.handles.lock().get(uid).cloned()
+    }
+
+    /// Every worker, by its pod's uid.
+    pub fn every_handle(&self) -> HashMap<String, Arc<Handle>> {
+        self.handles.lock().clone()
     }
 
     /// The worker of the pod of this name.
@@ -272,6 +282,7 @@ impl Kubelet {
             gone: AtomicBool::new(false),
             refs_changed: AtomicBool::new(false),
             end: Mutex::default(),
+            volumes: Mutex::default(),
             status: Mutex::default(),
             notify: Notify::new(),
         });

@@ -4,6 +4,7 @@
 //! probes and timers; the decisions are in the crate `pods`. Nothing polls.
 
 mod act;
+mod claim;
 pub mod config;
 pub mod container;
 pub mod events;
@@ -27,6 +28,7 @@ pub mod server;
 pub mod statics;
 pub mod stats;
 pub mod streams;
+pub mod usage;
 pub mod volume;
 mod worker;
 

@@ -279,7 +279,7 @@ impl Server {
                 forward::port_forward(k, (namespace, pod), &query, request).await
             }
             ["stats", "summary"] => json_answer(&stats::summary(k).await),
-            ["metrics"] => text(StatusCode::OK, stats::own(k)),
+            ["metrics"] => text(StatusCode::OK, stats::own(k).await),
             ["metrics", "resource"] => text(StatusCode::OK, stats::resource(k).await),
             ["metrics", "cadvisor"] => text(StatusCode::OK, stats::cadvisor(k).await),
             ["metrics", "probes"] => text(StatusCode::OK, ""),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::kubelet::Kubelet;
 use crate::observe::{self, POD_UID};
+use crate::usage;
 
 /// A pod's use, with the pod where the API knows it.
 pub struct PodUse {
@@ -87,7 +88,15 @@ pub async fn summary(k: &Arc<Kubelet>) -> Value {
     let (total, available) = (k.machine.memory, crate::facts::meminfo("MemAvailable"));
     let used = total.saturating_sub(available);
     let disk = file_system(k);
-    let pods: Vec<Value> = pods(k).await.iter().map(pod).collect();
+    let volumes = usage::all(k).await;
+    let with_volumes = |u: &PodUse| {
+        let mut value = pod(u);
+        if let Some(uses) = volumes.get(&u.stats.metadata.uid).filter(|v| !v.is_empty()) {
+            value["volume"] = uses.iter().map(|v| v.json(&u.stats.metadata.namespace)).collect();
+        }
+        value
+    };
+    let pods: Vec<Value> = pods(k).await.iter().map(with_volumes).collect();
     json!({
         "node": {
             "nodeName": k.options.name,
@@ -302,7 +311,7 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
 }
 
 /// The document of `/metrics`: the kubelet itself.
-pub fn own(k: &Kubelet) -> String {
+pub async fn own(k: &Arc<Kubelet>) -> String {
     let mut t = Text::default();
     let none = BTreeMap::new();
     let pods = k.all_pods();
@@ -317,5 +326,18 @@ pub fn own(k: &Kubelet) -> String {
     let pages = rss.split_whitespace().nth(1).and_then(|w| w.parse::<f64>().ok()).unwrap_or(0.0);
     t.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
     t.sample("process_resident_memory_bytes", &none, pages * 4096.0, 0);
+    let volumes = usage::all(k).await;
+    for (name, help, which) in usage::METRICS {
+        t.family(name, "gauge", help);
+        for p in &pods {
+            let (uid, space) = (p.metadata.uid.as_deref(), p.metadata.namespace.as_deref());
+            for u in uid.and_then(|u| volumes.get(u)).into_iter().flat_map(|v| v.iter()) {
+                let Some(claim) = &u.claim else { continue };
+                let labels =
+                    [("namespace", space.unwrap_or("")), ("persistentvolumeclaim", claim.as_str())].into();
+                t.sample(name, &labels, u.amounts[which] as f64, 0);
+            }
+        }
+    }
     t.0
 }

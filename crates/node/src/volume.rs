@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
-    ServiceAccountTokenProjection, Volume,
+    DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccount, ServiceAccountTokenProjection, Volume,
 };
 use pods::downward::{self, Facts};
 use volumes::atomic::{File, Payload};
 use volumes::setup::{Ownership, Source, set_up};
 
+use crate::claim;
 use crate::kubelet::Kubelet;
 
 /// Where a pod's volumes are, and when tokens in them must be renewed.
@@ -21,16 +21,40 @@ use crate::kubelet::Kubelet;
 pub struct Mounted {
     /// Volume name to path. Image volumes are absent: the runtime mounts them.
     pub paths: BTreeMap<String, PathBuf>,
+    /// Volume name to device of the node.
+    pub devices: BTreeMap<String, PathBuf>,
+    /// Groups that volumes give to every container.
+    pub groups: Vec<u32>,
     /// When to make them again because a token gets old.
     pub renew: Option<Timestamp>,
+}
+
+impl Mounted {
+    /// Whether the volume is there.
+    pub fn has(&self, volume: &str) -> bool {
+        self.paths.contains_key(volume) || self.devices.contains_key(volume)
+    }
+
+    /// Whether a container uses a volume that is not there: one that came later does.
+    pub fn lacks(&self, pod: &Pod) -> bool {
+        let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        volumes
+            .filter(|v| v.image.is_none() && !self.has(&v.name))
+            .any(|v| claim::uses(pod, &v.name) != (false, false))
+    }
 }
 
 /// Tokens of one pod, kept between passes.
 pub type Tokens = BTreeMap<String, (TokenRequest, Timestamp)>;
 
-/// Makes or refreshes every volume of the pod.
-pub async fn mount(k: &Kubelet, pod: &Pod, tokens: &mut Tokens) -> Result<Mounted, String> {
-    let mut mounted = Mounted::default();
+/// Makes or refreshes every volume that a container uses. What claims lead to is settled with the first mount.
+pub async fn mount(
+    k: &Kubelet,
+    pod: &Pod,
+    tokens: &mut Tokens,
+    before: Option<Mounted>,
+) -> Result<Mounted, String> {
+    let mut mounted = Mounted { renew: None, ..before.clone().unwrap_or_default() };
     let Some(spec) = &pod.spec else { return Ok(mounted) };
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let dir = k.pod_dir(uid);
@@ -40,9 +64,35 @@ pub async fn mount(k: &Kubelet, pod: &Pod, tokens: &mut Tokens) -> Result<Mounte
         on_mismatch: security.and_then(|s| s.fs_group_change_policy.as_deref()) == Some("OnRootMismatch"),
     };
     for v in spec.volumes.iter().flatten() {
-        let resolved = resolve(k, pod, v, tokens, &mut mounted.renew).await;
-        let failed = |e: String| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", v.name);
-        let Some(source) = resolved.map_err(failed)? else { continue };
+        let unused = claim::uses(pod, &v.name) == (false, false);
+        let settled = before.as_ref().is_some_and(|b| b.has(&v.name)) && claim::name(pod, v).is_some();
+        if unused || settled || v.image.is_some() {
+            continue;
+        }
+        let mut what = v.name.clone();
+        let resolved = match claim::name(pod, v) {
+            Some(_) => {
+                let unmounted = |e: String| {
+                    let name = &v.name;
+                    format!(
+                        "Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], failed to process volumes=[{name}]: {e}"
+                    )
+                };
+                let found = claim::find(k, pod, v).await.map_err(unmounted)?;
+                what.clone_from(&found.volume);
+                mounted.groups.extend(found.group);
+                if found.block {
+                    let device = device(&found)
+                        .map_err(|e| format!("MapVolume.SetUp failed for volume \"{what}\" : {e}"))?;
+                    mounted.devices.insert(v.name.clone(), device);
+                    continue;
+                }
+                Ok(found.source)
+            }
+            None => resolve(k, pod, v, tokens, &mut mounted.renew).await,
+        };
+        let failed = |e: String| format!("MountVolume.SetUp failed for volume \"{what}\" : {e}");
+        let source = resolved.map_err(failed)?;
         let (dir, name) = (dir.clone(), v.name.clone());
         let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%N").to_string();
         let work = move || set_up(&dir, &name, &source, own, &stamp);
@@ -52,13 +102,25 @@ pub async fn mount(k: &Kubelet, pod: &Pod, tokens: &mut Tokens) -> Result<Mounte
     Ok(mounted)
 }
 
+/// The device a volume of mode Block is.
+fn device(found: &claim::Found) -> Result<PathBuf, String> {
+    let (Source::HostPath { path, .. } | Source::Directory { path }) = &found.source else {
+        return Err("the volume is no device".into());
+    };
+    let meta = std::fs::metadata(path).map_err(|e| format!("look at {}: {e}", path.display()))?;
+    match std::os::unix::fs::FileTypeExt::is_block_device(&meta.file_type()) {
+        true => Ok(path.clone()),
+        false => Err(format!("{} is not a block device", path.display())),
+    }
+}
+
 async fn resolve(
     k: &Kubelet,
     pod: &Pod,
     v: &Volume,
     tokens: &mut Tokens,
     renew: &mut Option<Timestamp>,
-) -> Result<Option<Source>, String> {
+) -> Result<Source, String> {
     if let Some(e) = &v.empty_dir {
         let memory = e.medium.as_deref() == Some("Memory");
         let size = e
@@ -66,29 +128,29 @@ async fn resolve(
             .as_ref()
             .and_then(|q| pods::quantity::value(&q.0))
             .and_then(|v| u64::try_from(v).ok());
-        return Ok(Some(Source::EmptyDir { memory, size: size.filter(|s| *s > 0) }));
+        return Ok(Source::EmptyDir { memory, size: size.filter(|s| *s > 0) });
     }
     if let Some(h) = &v.host_path {
         let kind = h.type_.clone().unwrap_or_default();
-        return Ok(Some(Source::HostPath { path: h.path.clone().into(), kind }));
+        return Ok(Source::HostPath { path: h.path.clone().into(), kind });
     }
     let mut payload = Payload::new();
     if let Some(c) = &v.config_map {
         let mode = c.default_mode.unwrap_or(0o644);
         config_map(k, pod, &mut payload, (&c.name, c.items.as_deref(), c.optional == Some(true), mode))
             .await?;
-        return Ok(Some(Source::Files { payload, secret: false }));
+        return Ok(Source::Files { payload, secret: false });
     }
     if let Some(s) = &v.secret {
         let name = s.secret_name.clone().unwrap_or_default();
         let mode = s.default_mode.unwrap_or(0o644);
         secret(k, pod, &mut payload, (&name, s.items.as_deref(), s.optional == Some(true), mode)).await?;
-        return Ok(Some(Source::Files { payload, secret: true }));
+        return Ok(Source::Files { payload, secret: true });
     }
     if let Some(d) = &v.downward_api {
         let mode = d.default_mode.unwrap_or(0o644);
         downward_files(k, pod, &mut payload, d.items.as_deref().unwrap_or_default(), mode)?;
-        return Ok(Some(Source::Files { payload, secret: false }));
+        return Ok(Source::Files { payload, secret: false });
     }
     if let Some(p) = &v.projected {
         let mode = p.default_mode.unwrap_or(0o644);
@@ -109,17 +171,7 @@ async fn resolve(
                 return Err("podCertificate projections are not supported".into());
             }
         }
-        return Ok(Some(Source::Files { payload, secret: true }));
-    }
-    if let Some(c) = &v.persistent_volume_claim {
-        return claim(k, pod, &c.claim_name).await.map(Some);
-    }
-    if v.ephemeral.is_some() {
-        let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or(""), v.name);
-        return claim(k, pod, &name).await.map(Some);
-    }
-    if v.image.is_some() {
-        return Ok(None);
+        return Ok(Source::Files { payload, secret: true });
     }
     Err("this kind of volume is not supported on this node".into())
 }
@@ -285,31 +337,4 @@ async fn request_token(k: &Kubelet, pod: &Pod, audience: &str, seconds: i64) -> 
     let made =
         k.client.create_subresource::<ServiceAccount, _, _>(namespace, account, "token", &request).await;
     made.map_err(|e| e.chain())
-}
-
-async fn claim(k: &Kubelet, pod: &Pod, name: &str) -> Result<Source, String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    let claim: PersistentVolumeClaim = k
-        .client
-        .get(namespace, name)
-        .await
-        .map_err(|e| format!("persistentvolumeclaim \"{name}\": {}", e.chain()))?;
-    let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|_| bound);
-    let Some(volume) = volume else {
-        return Err(format!("persistentvolumeclaim \"{name}\" is not bound"));
-    };
-    let pv: PersistentVolume = k
-        .client
-        .get("", &volume)
-        .await
-        .map_err(|e| format!("persistentvolume \"{volume}\": {}", e.chain()))?;
-    let spec = pv.spec.unwrap_or_default();
-    if let Some(h) = spec.host_path {
-        return Ok(Source::HostPath { path: h.path.into(), kind: h.type_.unwrap_or_default() });
-    }
-    if let Some(local) = spec.local {
-        return Ok(Source::Directory { path: local.path.into() });
-    }
-    Err(format!("persistentvolume \"{volume}\" has a source that this node does not support"))
 }

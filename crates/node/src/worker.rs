@@ -153,6 +153,7 @@ impl Worker {
         let pod = self.handle.pod.lock().clone();
         match end {
             Done::Volumes(Ok(mounted)) => {
+                self.handle.volumes.lock().clone_from(&mounted.paths);
                 self.volumes = Some(mounted);
                 self.failures = 0;
             }
