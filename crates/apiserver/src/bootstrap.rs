@@ -39,11 +39,9 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
             "preemptionPolicy": "PreemptLowerPriority"});
         ensure(server, "scheduling.k8s.io", "priorityclasses", "", name, class, false).await?;
     }
-    let (roles, bindings) = policy::roles::defaults();
-    for (plural, objects) in [("clusterroles", roles), ("clusterrolebindings", bindings)] {
-        for (name, object) in objects {
-            ensure(server, "rbac.authorization.k8s.io", plural, "", &name, object, false).await?;
-        }
+    for default in policy::roles::defaults() {
+        let policy::roles::Default { plural, namespace, name, object } = default;
+        ensure(server, "rbac.authorization.k8s.io", plural, &namespace, &name, object, false).await?;
     }
     service_cidr(server).await?;
     server.rbac.refresh(&*server.store);

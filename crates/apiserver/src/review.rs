@@ -28,6 +28,7 @@ pub async fn answer(call: &mut Call) -> Result<Response<Body>, Status> {
         ) => {
             access(call, &mut review)?;
         }
+        ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(call, &mut review)?,
         ("authentication.k8s.io", "TokenReview") => {
             crate::authenticate::token::review(&call.server, &mut review);
         }
@@ -52,6 +53,30 @@ pub fn user_info(identity: &Identity) -> Value {
         info["extra"] = json!(identity.extra);
     }
     info
+}
+
+/// All that the caller may do in a namespace, as far as roles say so.
+fn rules(call: &Call, review: &mut Value) -> Result<(), Status> {
+    let namespace = at(review, "spec.namespace").and_then(Value::as_str).unwrap_or("");
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (mut resources, mut paths) = (Vec::new(), Vec::new());
+    for rule in call.server.rbac.rules_of(&call.identity, namespace) {
+        if !rule.paths.is_empty() {
+            paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.paths}));
+        } else {
+            let mut shown =
+                json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources});
+            if !rule.names.is_empty() {
+                shown["resourceNames"] = json!(rule.names);
+            }
+            resources.push(shown);
+        }
+    }
+    let status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    set_at(review, "status", status);
+    Ok(())
 }
 
 fn access(call: &Call, review: &mut Value) -> Result<(), Status> {

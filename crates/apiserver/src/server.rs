@@ -97,7 +97,7 @@ impl ApiServer {
         let authorizers: Vec<Arc<dyn Authorizer>> = vec![
             Arc::new(crate::authorize::Masters),
             Arc::new(crate::authorize::OpenPaths),
-            Arc::new(crate::authorize::Authenticated),
+            Arc::new(crate::authorize::Node::new(store.clone())),
             rbac.clone(),
         ];
         let allocation = crate::services::Allocation::new(&settings);
@@ -107,7 +107,7 @@ impl ApiServer {
             catalog: RwLock::new(Arc::new(catalog)),
             authenticators: RwLock::new(Vec::new()),
             authorizers: RwLock::new(Arc::new(authorizers)),
-            plugins: RwLock::new(Arc::new(vec![Arc::new(crate::admission::Builtin)])),
+            plugins: RwLock::new(Arc::new(crate::admission::all())),
             anonymous: true,
             metrics: Metrics::default(),
             settings,
@@ -219,10 +219,16 @@ impl ApiServer {
         head: http::request::Parts,
         body: Body,
     ) -> Result<Response<Body>, Status> {
+        let identity = crate::authenticate::impersonate(self, identity, &head.headers)?;
         let mut attributes = Attributes::from(&info);
         if matches!(info.verb, "list" | "watch" | "deletecollection") {
             attributes.field_selector = query.text("fieldSelector").to_string();
             attributes.label_selector = query.text("labelSelector").to_string();
+            // One object by its name is what `get` is to it.
+            let named = attributes.field_selector.split(',').find_map(|t| t.strip_prefix("metadata.name="));
+            if let Some(name) = named.filter(|_| attributes.name.is_empty()) {
+                attributes.name = name.trim_start_matches('=').to_string();
+            }
         }
         let decision = self.authorize(&identity, &attributes);
         if !decision.allowed {

@@ -523,7 +523,7 @@ fn tokens_are_known_while_what_they_are_bound_to_exists() {
         let listed = api.send_anonymous("GET", PODS, &headers).await;
         let message = r#"pods is forbidden: User "system:serviceaccount:default:default" cannot list resource "pods" in API group "" in the namespace "default""#;
         assert_eq!((listed.code, listed.text("/message")), (403, message));
-        let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},"subjects":[{"kind":"ServiceAccount","name":"default","namespace":"default"}]}"#;
+        let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:aggregate-to-view"},"subjects":[{"kind":"ServiceAccount","name":"default","namespace":"default"}]}"#;
         let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
         let bound = api.post(bindings, binding).await;
         assert_eq!(bound.code, 201, "{}", bound.body);

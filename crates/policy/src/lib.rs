@@ -1,5 +1,7 @@
 //! Pure deciders of who may do what: authorization, admission, quota, pod security.
 
 pub mod admission;
+pub mod escalation;
+pub mod node;
 pub mod rbac;
 pub mod roles;

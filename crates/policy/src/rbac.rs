@@ -174,6 +174,12 @@ impl Rules {
         self.users.get(user).into_iter().chain(by_group).flatten()
     }
 
+    /// All rules a user has within a namespace, those for everywhere among them.
+    pub fn rules_of(&self, user: &str, groups: &[String], namespace: &str) -> Vec<Rule> {
+        let here = |grant: &&Grant| grant.namespace.is_empty() || grant.namespace == namespace;
+        self.grants(user, groups).filter(here).flat_map(|grant| grant.rules.iter().cloned()).collect()
+    }
+
     /// Why it is allowed, or `None` when nothing allows it.
     pub fn allows<'a>(&'a self, user: &str, groups: &'a [String], ask: &Ask<'_>) -> Option<&'a str> {
         let here = |grant: &&Grant| {

@@ -64,6 +64,8 @@ fn with_request<T>(
         name: context.name,
         old: context.old,
         letters,
+        user: &context.identity.name,
+        groups: &context.identity.groups,
     };
     run(&request, &Stored(context.server)).map_err(|refusal| status(context, refusal))
 }

@@ -1,6 +1,7 @@
 //! What may change or refuse an object on its way into the store, in a fixed order of plugins.
 
 mod builtin;
+mod escalation;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,7 +9,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use builtin::Builtin;
+use builtin::Builtin;
+use escalation::Escalation;
 
 use crate::authenticate::Identity;
 use crate::resource::Resource;
@@ -50,6 +52,11 @@ pub struct AdmissionContext<'a> {
     pub dry_run: bool,
     /// Lines for the client's `Warning` headers.
     pub warnings: &'a mut Vec<String>,
+}
+
+/// The plugins of every server, in their order.
+pub fn all() -> Vec<Arc<dyn Plugin>> {
+    vec![Arc::new(Builtin), Arc::new(Escalation)]
 }
 
 /// What a plugin answers with.

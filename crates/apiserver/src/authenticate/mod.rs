@@ -1,6 +1,7 @@
 //! Who sends a request. The first credential that an [`Authenticator`] knows decides.
 
 mod certificate;
+mod impersonate;
 pub mod token;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use certificate::identity as certificate_identity;
+pub use impersonate::impersonate;
 
 /// A user as far as access is concerned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

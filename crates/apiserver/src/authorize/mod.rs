@@ -1,10 +1,12 @@
 //! Whether a user may do what a request asks for. Each [`Authorizer`] may allow, deny or have no opinion; the
 //! first one with an opinion decides, and without any the request is refused.
 
+mod node;
 mod rbac;
 
 use std::sync::Arc;
 
+pub use node::Node;
 pub use rbac::Rbac;
 
 use crate::authenticate::{Identity, MASTERS};
@@ -100,19 +102,6 @@ pub struct Masters;
 impl Authorizer for Masters {
     fn authorize(&self, identity: &Identity, _: &Attributes) -> (Opinion, String) {
         match identity.is_in(MASTERS) {
-            true => (Opinion::Allow, String::new()),
-            false => (Opinion::None, String::new()),
-        }
-    }
-}
-
-/// Allows everything to everybody with a certificate, until rules decide for them too (see docs/roadmap.md).
-/// Service accounts have what roles are bound to them and nothing else.
-pub struct Authenticated;
-
-impl Authorizer for Authenticated {
-    fn authorize(&self, identity: &Identity, _: &Attributes) -> (Opinion, String) {
-        match identity.is_in("system:authenticated") && !identity.is_in("system:serviceaccounts") {
             true => (Opinion::Allow, String::new()),
             false => (Opinion::None, String::new()),
         }

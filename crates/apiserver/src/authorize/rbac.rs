@@ -39,6 +39,11 @@ impl Rbac {
         *self.rules.write() = Arc::new(rules);
     }
 
+    /// The rules of a user within a namespace (or everywhere, with an empty one).
+    pub fn rules_of(&self, identity: &Identity, namespace: &str) -> Vec<policy::rbac::Rule> {
+        self.rules.read().rules_of(&identity.name, &identity.groups, namespace)
+    }
+
     /// Keeps the rules as the store has them.
     pub async fn follow(self: Arc<Self>, store: Arc<dyn Store>) {
         let tables = TABLES.map(|plural| self.clone().follow_table(store.clone(), table(plural)));
@@ -59,9 +64,9 @@ impl Rbac {
     }
 }
 
-impl Authorizer for Rbac {
-    fn authorize(&self, identity: &Identity, asked: &Attributes) -> (Opinion, String) {
-        let ask = Ask {
+impl<'a> From<&'a Attributes> for Ask<'a> {
+    fn from(asked: &'a Attributes) -> Self {
+        Self {
             verb: &asked.verb,
             is_resource: asked.is_resource,
             group: &asked.group,
@@ -70,7 +75,13 @@ impl Authorizer for Rbac {
             namespace: &asked.namespace,
             name: &asked.name,
             path: &asked.path,
-        };
+        }
+    }
+}
+
+impl Authorizer for Rbac {
+    fn authorize(&self, identity: &Identity, asked: &Attributes) -> (Opinion, String) {
+        let ask = Ask::from(asked);
         let rules = self.rules.read().clone();
         match rules.allows(&identity.name, &identity.groups, &ask) {
             Some(reason) => (Opinion::Allow, reason.to_string()),

@@ -4,6 +4,7 @@ use http::Response;
 use serde_json::{Value, json};
 use serve::Body;
 
+use crate::admission::{self, AdmissionContext, Operation};
 use crate::answer;
 use crate::authenticate::token::{Bound, Claims, ISSUER, claims};
 use crate::object::{self, at, meta_text, set_at};
@@ -32,6 +33,7 @@ pub async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
     settle(call, &mut request, &account, &name)?;
     let seconds = at(&request, "spec.expirationSeconds").and_then(Value::as_i64).unwrap_or(SECONDS_DEFAULT);
     check_lifetime(seconds)?;
+    admit(call, &request, &name).await?;
     let list = at(&request, "spec.audiences").and_then(Value::as_array).into_iter().flatten();
     let audiences: Vec<String> = list.filter_map(Value::as_str).map(str::to_string).collect();
     let now = jiff::Timestamp::now();
@@ -51,6 +53,24 @@ pub async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
     request["kind"] = "TokenRequest".into();
     request["apiVersion"] = "authentication.k8s.io/v1".into();
     Ok(answer::typed(201, output.format, TYPE, &request))
+}
+
+async fn admit(call: &mut Call, request: &Value, name: &str) -> Result<(), Status> {
+    let plugins = call.server.plugins.read().clone();
+    let Call { server, identity, resource, info, warnings, .. } = &mut *call;
+    let mut context = AdmissionContext {
+        server,
+        identity,
+        operation: Operation::Create,
+        resource,
+        subresource: "token",
+        namespace: &info.namespace,
+        name,
+        old: None,
+        dry_run: false,
+        warnings,
+    };
+    admission::validate(&plugins, request, &mut context).await
 }
 
 fn check_names(call: &Call, request: &Value, name: &str) -> Result<(), Status> {

@@ -3,13 +3,13 @@
 //! One node writes the status of Services and Ingresses: the ready one with the first name. It is no lease; what
 //! is written follows from the objects alone, so that two writers for a moment write the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use client::{Cache, ListOptions, Patch};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use client::{Cache, Patch};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use net::ingress::State;
@@ -17,13 +17,17 @@ use netplan::Cidr;
 use netplan::balancers::{announced, assign, is_ready};
 use netplan::routes::{Lookup, RouteTable, is_ours};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::fabric::{BY_SERVICE, Fabric};
+use crate::refs::Refs;
 
 /// Changes that come close together are handled together.
 const GATHER: Duration = Duration::from_millis(20);
 /// A write that failed is tried again with the next change, or after this time.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long the first reading of a certificate may take.
+const SECRET_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Fabric {
     fn leads(&self) -> bool {
@@ -115,12 +119,14 @@ pub(super) async fn ingress(fabric: Weak<Fabric>) {
     let Some(f) = fabric.upgrade() else { return };
     let ingresses = Cache::<Ingress>::builder(f.client.clone()).start();
     let classes = Cache::<IngressClass>::builder(f.client.clone()).start();
-    let tls = ListOptions::default().field("type", "kubernetes.io/tls");
-    let secrets = Cache::<Secret>::builder(f.client.clone()).options(tls).start();
+    let changed = Arc::new(Notify::new());
+    let waker = changed.clone();
+    let refs = Refs::new(f.client.clone(), Arc::new(move |_| waker.notify_one()));
+    let mut held: BTreeSet<String> = BTreeSet::new();
     let fallback = fallback_certificate();
     let (mut services, mut slices, mut nodes) =
         (f.services.subscribe(), f.slices.subscribe(), f.nodes.subscribe());
-    let (mut a, mut b, mut c) = (ingresses.subscribe(), classes.subscribe(), secrets.subscribe());
+    let (mut a, mut b) = (ingresses.subscribe(), classes.subscribe());
     f.services.synced().await;
     f.slices.synced().await;
     ingresses.synced().await;
@@ -136,7 +142,7 @@ pub(super) async fn ingress(fabric: Weak<Fabric>) {
             warned.clone_from(&routes.why);
             warned.iter().for_each(|why| tracing::warn!(why, "a part of an Ingress is left out"));
         }
-        let certificates = certificates(&routes, &secrets);
+        let certificates = certificates(&routes, &refs, &mut held).await;
         if let Some(proxy) = &*f.ingress.lock().unwrap_or_else(PoisonError::into_inner) {
             proxy.set(State { routes, certificates, fallback: fallback.clone() });
         }
@@ -148,7 +154,7 @@ pub(super) async fn ingress(fabric: Weak<Fabric>) {
             _ = nodes.next() => {}
             _ = a.next() => {}
             _ = b.next() => {}
-            _ = c.next() => {}
+            () = changed.notified() => {}
             () = tokio::time::sleep(RETRY), if !fine => {}
         }
         tokio::time::sleep(GATHER).await;
@@ -161,13 +167,30 @@ fn fallback_certificate() -> Option<Arc<rustls::sign::CertifiedKey>> {
     net::ingress::certified_key(chain.as_bytes(), key.as_bytes()).ok()
 }
 
-fn certificates(
+/// The certificates that routes name. One watch per Secret, as long as an Ingress names it: a node may read no others.
+async fn certificates(
     routes: &RouteTable,
-    secrets: &Cache<Secret>,
+    refs: &Refs,
+    held: &mut BTreeSet<String>,
 ) -> HashMap<String, Arc<rustls::sign::CertifiedKey>> {
+    let names: BTreeSet<String> = routes.certificates.values().cloned().collect();
+    held.difference(&names).for_each(|gone| refs.release(gone));
     let mut out = HashMap::new();
-    for name in routes.certificates.values() {
-        let Some(secret) = name.split_once('/').and_then(|(ns, n)| secrets.get(ns, n)) else { continue };
+    for name in &names {
+        let Some((namespace, secret)) = name.split_once('/') else { continue };
+        let found = tokio::time::timeout(SECRET_TIMEOUT, refs.secret(name, namespace, secret)).await;
+        let secret = match found {
+            Ok(Ok(Some(secret))) => secret,
+            Ok(Ok(None)) => continue,
+            Ok(Err(error)) => {
+                tracing::warn!(secret = name, error = %error.chain(), "a certificate cannot be read");
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!(secret = name, "a certificate was not answered in time");
+                continue;
+            }
+        };
         let data = secret.data.clone().unwrap_or_default();
         let (Some(chain), Some(key)) = (data.get("tls.crt"), data.get("tls.key")) else { continue };
         match net::ingress::certified_key(&chain.0, &key.0) {
@@ -175,6 +198,7 @@ fn certificates(
             Err(error) => tracing::warn!(secret = name, %error, "a certificate cannot be used"),
         }
     }
+    *held = names;
     out
 }
 

@@ -2,6 +2,7 @@
 //! and what can be looked up; the server gives the look-ups, random letters and the order of calls.
 
 mod namespace;
+mod node;
 mod pod;
 mod priority;
 mod runtime;
@@ -42,6 +43,10 @@ pub struct Request<'a> {
     pub old: Option<&'a Value>,
     /// Letters for generated names.
     pub letters: &'a str,
+    /// The user who asks.
+    pub user: &'a str,
+    /// The user's groups.
+    pub groups: &'a [String],
 }
 
 impl Request<'_> {
@@ -94,6 +99,7 @@ pub fn mutate(object: &mut Value, request: &Request<'_>, lookup: &dyn Lookup) ->
 
 /// May refuse the object; called after validation.
 pub fn validate(object: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<(), Refusal> {
+    node::restrict(object, request, lookup)?;
     if !object.is_object() {
         return Ok(());
     }

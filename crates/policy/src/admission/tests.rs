@@ -58,7 +58,18 @@ fn request(
     plural: &'static str,
     namespace: &'static str,
 ) -> Request<'static> {
-    Request { operation, group, plural, subresource: "", namespace, name: "x", old: None, letters: "bcdfg" }
+    Request {
+        operation,
+        group,
+        plural,
+        subresource: "",
+        namespace,
+        name: "x",
+        old: None,
+        letters: "bcdfg",
+        user: "u",
+        groups: &[],
+    }
 }
 
 fn create_pod(spec: Value) -> Result<Value, String> {
@@ -178,4 +189,99 @@ fn namespaces_must_live() {
         Request { name: "kube-system", ..request(Operation::Delete, "", "namespaces", "kube-system") };
     let refused = mutate(&mut Value::Null, &delete, &world());
     assert_eq!(refused, Err(Refusal::Forbidden("this namespace may not be deleted".into())));
+}
+
+#[test]
+fn nodes_change_themselves_and_their_pods() {
+    let groups = ["system:nodes".to_string()];
+    let pod = json!({"metadata": {"name": "p", "uid": "1", "labels": {"a": "b"}}, "spec": {"nodeName": "n"}});
+    let other =
+        json!({"metadata": {"name": "p", "uid": "1", "labels": {"a": "b"}}, "spec": {"nodeName": "m"}});
+    let node = |taints: Value, labels: Value| json!({"metadata": {"name": "n", "labels": labels}, "spec": {"taints": taints}});
+    let bound = |uid: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}}});
+    let mirror = json!({"metadata": {"name": "p", "annotations": {"kubernetes.io/config.mirror": "x"}},
+        "spec": {"nodeName": "n"}});
+    let relabelled = json!({"metadata": {"name": "p", "labels": {}}, "spec": {"nodeName": "n"}});
+    let foreign = "is not allowed to set the following labels: node-role.kubernetes.io/x";
+    use Operation::{Create, Delete, Update};
+    // operation, group, resource[/subresource], namespace, name, old, new, refusal
+    let table = [
+        (Create, "", "pods", "a", "", None, pod.clone(), "mirror"),
+        (Create, "", "pods", "a", "", None, mirror, ""),
+        (Update, "", "pods/status", "a", "p", Some(&pod), pod.clone(), ""),
+        (Update, "", "pods/status", "a", "p", Some(&other), other.clone(), "set to itself"),
+        (Update, "", "pods/status", "a", "p", Some(&pod), relabelled, "update labels"),
+        (Delete, "", "pods", "a", "p", None, Value::Null, ""),
+        (Delete, "", "pods", "b", "p", None, Value::Null, "set to itself"),
+        (
+            Create,
+            "",
+            "nodes",
+            "",
+            "n",
+            None,
+            node(json!([]), json!({"kubernetes.io/hostname": "n", "x": "y"})),
+            "",
+        ),
+        (
+            Create,
+            "",
+            "nodes",
+            "",
+            "n",
+            None,
+            node(json!([]), json!({"node-role.kubernetes.io/x": ""})),
+            foreign,
+        ),
+        (
+            Create,
+            "",
+            "nodes",
+            "",
+            "m",
+            None,
+            json!({"metadata": {"name": "m"}}),
+            "not allowed to modify node \"m\"",
+        ),
+        (
+            Update,
+            "",
+            "nodes",
+            "",
+            "n",
+            Some(&pod),
+            node(json!([{"key": "t"}]), json!({"a": "b"})),
+            "modify taints",
+        ),
+        (Create, "", "serviceaccounts/token", "a", "s", None, bound("1"), ""),
+        (Create, "", "serviceaccounts/token", "a", "s", None, bound("2"), "another uid"),
+        (Create, "", "serviceaccounts/token", "b", "s", None, bound("1"), "different node"),
+        (Create, "", "serviceaccounts/token", "a", "s", None, json!({"spec": {}}), "not bound to a pod"),
+        (Update, "coordination.k8s.io", "leases", "kube-node-lease", "m", None, json!({}), "same name"),
+        (Update, "storage.k8s.io", "csinodes", "", "n", None, json!({}), ""),
+    ];
+    let lookup = World(vec![("", "pods", "a", pod.clone()), ("", "pods", "b", other.clone())]);
+    for (operation, group, resource, namespace, name, old, new, refusal) in table {
+        let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let request = Request {
+            operation,
+            group,
+            plural,
+            subresource,
+            namespace,
+            name,
+            old,
+            letters: "",
+            user: "system:node:n",
+            groups: &groups,
+        };
+        let got = super::node::restrict(&new, &request, &lookup);
+        match (&got, refusal) {
+            (Ok(()), "") => {}
+            (Err(cause), wanted) if !wanted.is_empty() => {
+                assert!(cause.to_string().contains(wanted), "{resource} {name}: {cause}");
+            }
+            _ => panic!("{resource} {namespace}/{name}: {got:?}, wanted {refusal:?}"),
+        }
+    }
 }
