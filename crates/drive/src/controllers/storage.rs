@@ -16,11 +16,16 @@ use serde::Deserialize;
 use super::workloads::refs;
 use crate::shell::{Pass, Planner, Wiring};
 
-/// The index of claims that wait for a volume.
+/// The index of claims that wait for a volume, by class.
 const UNBOUND: &str = "unbound";
-/// The index of volumes by the claim they are kept for; those that are kept for none have [`FREE`].
+/// The index of claims that wait for a volume, by its name.
+const NAMING: &str = "naming";
+/// The index of volumes by the claim they are kept for.
 const BY_CLAIM: &str = "claim";
-const FREE: &str = "";
+/// The index of volumes that are kept for no claim, by class.
+const FREE: &str = "free";
+/// The index of claims that are asked of the nodes.
+const ASKED: &str = "asked";
 /// The index of volumes by the node that has them.
 const BY_NODE: &str = "volume-node";
 /// The most bytes of a node's answer that are read.
@@ -43,12 +48,24 @@ fn volume_key(name: &str) -> ObjectKey {
 fn index_claims(claims: &Cache<PersistentVolumeClaim>) {
     claims.add_index(UNBOUND, |c| match volume::is_fully_bound(c) {
         true => Vec::new(),
-        false => vec![UNBOUND.to_owned()],
+        false => vec![volume::class_of_claim(c).to_owned()],
+    });
+    claims.add_index(NAMING, |c| match volume::is_fully_bound(c) {
+        true => Vec::new(),
+        false => vec![volume::volume_name(c).to_owned()],
     });
 }
 
 fn index_volumes(volumes: &Cache<PersistentVolume>) {
-    volumes.add_index(BY_CLAIM, |v| vec![claim_key(v).map_or_else(|| FREE.to_owned(), |k| k.to_string())]);
+    volumes.add_index(BY_CLAIM, |v| claim_key(v).map(|k| k.to_string()).into_iter().collect());
+    volumes.add_index(FREE, |v| match claim_ref(v) {
+        None => vec![volume::class_of_volume(v).to_owned()],
+        Some(_) => Vec::new(),
+    });
+}
+
+fn wake_all(claims: &[Arc<PersistentVolumeClaim>], wake: &mut dyn FnMut(ObjectKey)) {
+    claims.iter().for_each(|c| wake(ObjectKey::of(&**c)));
 }
 
 /// Claims have a namespace and volumes have none, so that one queue serves both.
@@ -76,13 +93,16 @@ pub(super) fn binder(wiring: &mut Wiring) -> Planner {
         let kept = [change.old, change.new].into_iter().flatten().filter_map(|v| claim_key(v));
         kept.for_each(&mut *wake);
         // A free volume may be what a claim waits for; one that comes may be what a claim names.
-        if change.new.is_some_and(|v| claim_ref(v).is_none()) || change.old.is_none() {
-            waiting.by_index(UNBOUND, UNBOUND).iter().for_each(|c| wake(ObjectKey::of(&**c)));
+        if let Some(free) = change.new.filter(|v| claim_ref(v).is_none()) {
+            wake_all(&waiting.by_index(UNBOUND, volume::class_of_volume(free)), wake);
         }
+        wake_all(&waiting.by_index(NAMING, &change.key.name), wake);
     });
     let waiting = claims.clone();
-    let classes = wiring.on_change::<StorageClass>(move |_, wake| {
-        waiting.by_index(UNBOUND, UNBOUND).iter().for_each(|c| wake(ObjectKey::of(&**c)));
+    let classes = wiring.on_change::<StorageClass>(move |change, wake| {
+        wake_all(&waiting.by_index(UNBOUND, &change.key.name), wake);
+        // It may have become the default.
+        wake_all(&waiting.by_index(UNBOUND, ""), wake);
     });
     let pods = wiring.cache::<Pod>();
     let client = wiring.client().clone();
@@ -116,7 +136,7 @@ fn plan_claim(
     let mut waiting_pods = Vec::new();
     if named.is_none() && !volume::is_fully_bound(&claim) {
         found = volumes.by_index(BY_CLAIM, &key.to_string());
-        found.extend(volumes.by_index(BY_CLAIM, FREE));
+        found.extend(volumes.by_index(FREE, volume::class_of_claim(&claim)));
         let uses = |p: &Arc<Pod>| {
             pod::node(p).is_none()
                 && !pod::is_finished(p)
@@ -215,15 +235,11 @@ pub(super) fn attributes_protection(wiring: &mut Wiring) -> Planner {
 /// Makes and removes directories on nodes, through the API server's way to their kubelets.
 pub(super) fn local(wiring: &mut Wiring) -> Planner {
     let claims = wiring.on_change::<PersistentVolumeClaim>(|change, wake| {
-        let ours = |c: &Arc<PersistentVolumeClaim>| {
-            volume::annotation(&c.metadata, volume::PROVISIONER) == Some(volume::LOCAL_PROVISIONER)
-                && volume::volume_name(c).is_empty()
-        };
-        if change.new.is_some_and(ours) {
+        if change.new.is_some_and(|c| is_asked(c)) {
             wake(change.key.clone());
         }
     });
-    index_claims(&claims);
+    claims.add_index(ASKED, |c| if is_asked(c) { vec![ASKED.to_owned()] } else { Vec::new() });
     let volumes = wiring.on_change::<PersistentVolume>(|change, wake| {
         if change.new.is_some_and(|v| host_of(v).is_some()) {
             wake(change.key.clone());
@@ -235,7 +251,7 @@ pub(super) fn local(wiring: &mut Wiring) -> Planner {
         let ready = |n: &Arc<Node>| nodelifecycle::readiness(n) == "True";
         if change.old.map(ready) != change.new.map(ready) {
             held.by_index(BY_NODE, &change.key.name).iter().for_each(|v| wake(ObjectKey::of(&**v)));
-            waiting.by_index(UNBOUND, UNBOUND).iter().for_each(|c| wake(ObjectKey::of(&**c)));
+            wake_all(&waiting.by_index(ASKED, ASKED), wake);
         }
     });
     let classes = wiring.cache::<StorageClass>();
@@ -249,6 +265,12 @@ pub(super) fn local(wiring: &mut Wiring) -> Planner {
             })
         }
     })
+}
+
+/// Whether a node is to make the claim's volume.
+fn is_asked(claim: &PersistentVolumeClaim) -> bool {
+    volume::annotation(&claim.metadata, volume::PROVISIONER) == Some(volume::LOCAL_PROVISIONER)
+        && volume::volume_name(claim).is_empty()
 }
 
 fn host_of(volume: &PersistentVolume) -> Option<&str> {
