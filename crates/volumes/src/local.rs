@@ -20,7 +20,8 @@ impl Pool {
 
     /// Where the volume of this name is.
     pub fn path(&self, name: &str) -> Result<PathBuf, Error> {
-        let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+        // What starts with a dot is on its way out.
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
         if !plain {
             return Err(Error::Invalid(format!("volume name {name:?} is not a file name")));
         }
@@ -51,5 +52,30 @@ impl Pool {
             fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_come_and_go() {
+        let data = tempfile::tempdir().expect("dir");
+        let pool = Pool::new(data.path());
+        for bad in ["", ".", "..", ".deleted-a", "a/b", "../x"] {
+            assert!(pool.provision(bad).is_err() && pool.delete(bad).is_err(), "{bad}");
+        }
+        let path = pool.provision("a").expect("made");
+        fs::write(path.join("f"), "kept").expect("written");
+        assert_eq!(pool.provision("a").expect("made again"), path);
+        assert_eq!(fs::read_to_string(path.join("f")).expect("read"), "kept");
+        // One whose removal was cut off goes with the next attempt.
+        fs::create_dir_all(data.path().join("pv/.deleted-a/rest")).expect("rest");
+        fs::rename(&path, data.path().join("pv/b")).expect("renamed");
+        pool.delete("a").expect("removed");
+        pool.delete("b").expect("removed");
+        pool.delete("b").expect("removed again");
+        assert_eq!(fs::read_dir(data.path().join("pv")).expect("pool").count(), 0);
     }
 }

@@ -87,7 +87,9 @@ pub fn set_up(
                 return Err(Error::Invalid(format!("path \"{}\" does not exist", path.display())));
             }
             if let Some(group) = own.group {
-                owner::apply(path, group, false, own.on_mismatch)?;
+                // The path may be a link to the directory, which is what gets the group.
+                let real = fs::canonicalize(path).map_err(Error::io("resolve", path))?;
+                owner::apply(&real, group, false, own.on_mismatch)?;
             }
         }
     }
@@ -168,6 +170,17 @@ mod tests {
         tear_down(&pod).expect("tear down");
         assert!(!pod.exists());
         tear_down(&pod).expect("again");
+    }
+
+    #[test]
+    fn a_linked_directory_has_the_group() {
+        let data = tempfile::tempdir().expect("dir");
+        let (real, link) = (data.path().join("real"), data.path().join("link"));
+        fs::create_dir(&real).expect("make");
+        std::os::unix::fs::symlink(&real, &link).expect("link");
+        let own = Ownership { group: Some(1234), on_mismatch: false };
+        set_up(data.path(), "v", &Source::Directory { path: link }, own, "t").expect("set up");
+        assert_eq!(fs::metadata(&real).expect("meta").gid(), 1234);
     }
 
     #[test]

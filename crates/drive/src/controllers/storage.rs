@@ -261,7 +261,7 @@ pub(super) fn local(wiring: &mut Wiring) -> Planner {
         async move {
             Ok(match key.namespace.is_empty() {
                 false => work.claim(&key, now).await,
-                true => work.volume(&key, now).await,
+                true => work.volume(&key, now).await?,
             })
         }
     })
@@ -315,17 +315,23 @@ impl Local {
         local::made(&claim, &class, on, path, now)
     }
 
-    async fn volume(&self, key: &ObjectKey, now: Timestamp) -> Plan {
-        let Some(volume) = self.volumes.get_key(key) else { return Plan::idle("the volume is gone") };
-        let node = host_of(&volume).and_then(|n| self.nodes.get("", n));
-        match local::for_volume(&volume, node.as_deref(), now) {
+    async fn volume(&self, key: &ObjectKey, now: Timestamp) -> Result<Plan, Error> {
+        let gone = || Ok(Plan::idle("the volume is gone"));
+        let Some(cached) = self.volumes.get_key(key) else { return gone() };
+        let node = host_of(&cached).and_then(|n| self.nodes.get("", n));
+        if let Demand::Nothing(plan) = local::for_volume(&cached, node.as_deref(), now) {
+            return Ok(plan);
+        }
+        // What is removed does not come back: the API itself must say that the volume is free.
+        let Some(volume) = self.client.find::<PersistentVolume>("", &key.name).await? else { return gone() };
+        Ok(match local::for_volume(&volume, node.as_deref(), now) {
             Demand::Remove { node, volume: name } => {
                 let answer = self.ask(Method::DELETE, &node, &name).await;
                 local::removed(&volume, answer.map(drop), now)
             }
             Demand::Nothing(plan) => plan,
             Demand::Make { .. } => Plan::idle("volumes make nothing"),
-        }
+        })
     }
 
     /// Asks a node's kubelet about one of its directories.
