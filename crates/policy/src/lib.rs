@@ -3,5 +3,6 @@
 pub mod admission;
 pub mod escalation;
 pub mod node;
+pub mod quota;
 pub mod rbac;
 pub mod roles;
