@@ -26,6 +26,7 @@ mod plain;
 mod prepare;
 mod proto;
 pub mod query;
+pub mod quota;
 pub mod resource;
 mod review;
 pub mod selector;

@@ -49,6 +49,8 @@ pub struct ApiServer {
     stop: tokio::sync::watch::Sender<bool>,
     /// Rules of roles and bindings.
     pub rbac: Arc<crate::authorize::Rbac>,
+    /// Which namespaces have quotas to be counted.
+    pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
     pub tokens: std::sync::OnceLock<crate::authenticate::token::Tokens>,
     /// Set once the objects every cluster has are in the store.
@@ -116,6 +118,7 @@ impl ApiServer {
             stop: tokio::sync::watch::Sender::new(false),
             tokens: std::sync::OnceLock::new(),
             rbac,
+            quotas: crate::quota::Quotas::default(),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })
     }

@@ -138,13 +138,14 @@ impl ApiServer {
         }
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
         let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
+        let quotas = tokio::spawn(crate::quota::run(server.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
         Ok(Running {
             address,
             admin_kubeconfig,
             server,
             listeners,
-            background: vec![renewal, definitions, rules],
+            background: vec![renewal, definitions, rules, quotas],
             embedded,
         })
     }

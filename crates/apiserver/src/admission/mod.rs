@@ -2,6 +2,7 @@
 
 mod builtin;
 mod escalation;
+pub mod quota;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +57,7 @@ pub struct AdmissionContext<'a> {
 
 /// The plugins of every server, in their order.
 pub fn all() -> Vec<Arc<dyn Plugin>> {
-    vec![Arc::new(Builtin), Arc::new(Escalation)]
+    vec![Arc::new(Builtin), Arc::new(Escalation), Arc::new(quota::Quota)]
 }
 
 /// What a plugin answers with.

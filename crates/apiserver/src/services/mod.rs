@@ -313,6 +313,7 @@ impl ApiServer {
 impl ApiServer {
     /// What follows from every write, in the process that made it.
     pub fn after_write(&self, resource: &Resource, old: Option<&Value>, new: Option<&Value>) {
+        self.quotas.wrote(resource, old, new);
         if resource.def.group.is_empty() && resource.def.kind == "Service" {
             match (old, new) {
                 (Some(old), new) => self.allocation.forget(old, new),

@@ -1,6 +1,7 @@
 //! What may change or refuse an object before it is stored. Each plugin is a function of the object, the request
 //! and what can be looked up; the server gives the look-ups, random letters and the order of calls.
 
+mod limits;
 mod namespace;
 mod node;
 mod pod;
@@ -87,6 +88,7 @@ pub fn mutate(object: &mut Value, request: &Request<'_>, lookup: &dyn Lookup) ->
     if !object.is_object() {
         return Ok(());
     }
+    limits::mutate(object, request, lookup);
     service_account::mutate(object, request, lookup)?;
     pod::taint_node(object, request);
     priority::mutate(object, request, lookup)?;
@@ -103,6 +105,7 @@ pub fn validate(object: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> R
     if !object.is_object() {
         return Ok(());
     }
+    limits::validate(object, request, lookup)?;
     service_account::validate(object, request, lookup)?;
     priority::validate(object, request, lookup)?;
     storage::resize(object, request, lookup)?;

@@ -285,3 +285,39 @@ fn nodes_change_themselves_and_their_pods() {
         }
     }
 }
+
+#[test]
+fn limit_ranges_complete_and_bound() {
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [
+        {"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m", "memory": "1Gi"},
+            "min": {"cpu": "50m"}, "max": {"cpu": "1"}},
+        {"type": "Pod", "max": {"cpu": "1500m"}, "maxLimitRequestRatio": {"cpu": "5"}}]}});
+    let world = World(vec![("", "limitranges", "a", range)]);
+    let pod = |containers: Value| json!({"metadata": {}, "spec": {"containers": containers}});
+    let mut bare = pod(json!([{"name": "c"}]));
+    super::limits::mutate(&mut bare, &request(Operation::Create, "", "pods", "a"), &world);
+    assert_eq!(
+        bare["spec"]["containers"][0]["resources"],
+        json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "500m"}})
+    );
+    let note = "LimitRanger plugin set: cpu, memory request for container c; cpu limit for container c";
+    assert_eq!(text(&bare, "/metadata/annotations/kubernetes.io~1limit-ranger"), note);
+    let sized = |request: &str, limit: &str| json!({"name": "c", "resources": {"requests": {"cpu": request}, "limits": {"cpu": limit}}});
+    let table = [
+        (json!([sized("100m", "500m")]), ""),
+        (json!([sized("10m", "40m")]), "minimum cpu usage per Container is 50m, but request is 10m"),
+        (json!([sized("1", "2")]), "maximum cpu usage per Container is 1, but limit is 2"),
+        (json!([sized("1", "1"), sized("1", "1")]), "maximum cpu usage per Pod is 1500m, but limit is 2"),
+        (
+            json!([sized("100m", "600m")]),
+            "cpu max limit to request ratio per Pod is 5, but provided ratio is 6.000000",
+        ),
+        (json!([{"name": "c"}]), "minimum cpu usage per Container is 50m.  No request is specified"),
+    ];
+    for (containers, wanted) in table {
+        let got =
+            super::limits::validate(&pod(containers), &request(Operation::Create, "", "pods", "a"), &world);
+        let got = got.err().map(|refusal| refusal.to_string()).unwrap_or_default();
+        assert!(got.contains(wanted) && got.is_empty() == wanted.is_empty(), "{got}, wanted {wanted}");
+    }
+}
