@@ -65,6 +65,7 @@ say 'a pool grows and shrinks'
 "$KUTTER" up --timeout 60 > /dev/null
 test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 3
 "$KUTTER" nodepool scale pool --count 2 > /dev/null
+storage nodes 2
 
 say 'down keeps the data, up brings it back'
 "$KUTTER" down

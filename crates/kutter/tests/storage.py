@@ -162,5 +162,10 @@ def node(_):
     print(noted()["node"])
 
 
-STEPS = {f.__name__: f for f in [bound, order, count, replace, grow, release, drop, gone, node]}
+def nodes(want):
+    """Nodes that are scaled away are taken out of the API."""
+    until(f"{want} nodes", lambda: len(api("GET", "/api/v1/nodes")["items"]) == int(want))
+
+
+STEPS = {f.__name__: f for f in [bound, order, count, replace, grow, release, drop, gone, node, nodes]}
 STEPS[sys.argv[1]](sys.argv[2] if len(sys.argv) > 2 else None)

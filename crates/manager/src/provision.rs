@@ -3,8 +3,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
-use fleet::{AddressPlan, Cluster, NodePool, Role, Target, address_plan};
+use fleet::{AddressPlan, Cluster, Desired, NodePool, Role, Target, address_plan};
+use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 use serve::pki::{Authority, LEAF_LIFE, Pair, Subject, replace_file};
 
@@ -18,6 +20,9 @@ const INGRESS_PORT: u16 = 80;
 
 /// Port of a node's ingress for TLS.
 const INGRESS_TLS_PORT: u16 = 443;
+
+/// How long the API server may take to forget a node.
+const UNREGISTER_MAX: Duration = Duration::from_secs(2);
 
 /// Prepares and clears what processes need.
 pub struct Provision {
@@ -160,10 +165,34 @@ impl Provision {
             .collect()
     }
 
-    /// Removes a stopped node's network, and with `gone` its data too.
+    /// Removes a stopped node's network, and with `gone` its data and its Node object too.
     pub async fn clear_node(&self, cluster: &Cluster, node: &str, gone: bool) -> Result<(), ManagerError> {
         network::remove_node(&cluster.name, node).await?;
-        if gone { remove_dir(&self.layout.node(&cluster.name, node)) } else { Ok(()) }
+        if !gone {
+            return Ok(());
+        }
+        if cluster.desired == Desired::Running {
+            self.unregister(cluster, node).await;
+        }
+        remove_dir(&self.layout.node(&cluster.name, node))
+    }
+
+    /// Takes the Node object of a node that will not come back out of the API, so that no pod waits for it. Without
+    /// an API server there is nothing to do it with, and a person may do it later.
+    async fn unregister(&self, cluster: &Cluster, node: &str) {
+        let path = self.layout.admin_kubeconfig(&cluster.name);
+        let deleting = async {
+            let config = client::Config::from_kubeconfig(&path, None).map_err(|e| e.to_string())?;
+            let client = client::Client::from_config(config).map_err(|e| e.to_string())?;
+            match client.delete::<Node>("", node, &client::DeleteOptions::default()).await {
+                Err(error) if !error.is_not_found() => Err(error.chain()),
+                _ => Ok(()),
+            }
+        };
+        let done = tokio::time::timeout(UNREGISTER_MAX, deleting).await;
+        if let Err(error) = done.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            tracing::warn!(cluster = cluster.name, node, error, "the Node object was not deleted");
+        }
     }
 
     /// Removes everything of a cluster: nothing of it runs.

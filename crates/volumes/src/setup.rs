@@ -83,8 +83,12 @@ pub fn set_up(
         }
         Source::HostPath { path, kind } => host_path(path, kind)?,
         Source::Directory { path } => {
-            if !path.is_dir() {
+            if !path.exists() {
                 return Err(Error::Invalid(format!("path \"{}\" does not exist", path.display())));
+            }
+            if !path.is_dir() {
+                let why = "is no directory; mount the file system of a device first";
+                return Err(Error::Invalid(format!("path \"{}\" {why}", path.display())));
             }
             if let Some(group) = own.group {
                 // The path may be a link to the directory, which is what gets the group.

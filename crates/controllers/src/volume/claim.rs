@@ -11,6 +11,17 @@ use super::{
 };
 use crate::{Action, Note, Plan, Target, pod};
 
+/// Provisioners that were part of Kubernetes once, and the drivers that took their place.
+const MOVED: [(&str, &str); 7] = [
+    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
+    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
+    ("kubernetes.io/azure-file", "file.csi.azure.com"),
+    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
+    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
+    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
+    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
+];
+
 /// What the binder knows of a claim.
 pub struct View<'a> {
     /// The claim.
@@ -129,7 +140,8 @@ fn provision(view: &View<'_>) -> Plan {
         let text = format!("storageclass.storage.k8s.io \"{}\" not found", class_of_claim(claim));
         return pending(claim, Some(Note::warning("ProvisioningFailed", text)));
     };
-    let by = &class.provisioner;
+    let moved = MOVED.iter().find(|(old, _)| *old == class.provisioner);
+    let by = moved.map_or(class.provisioner.as_str(), |(_, new)| new);
     // Provisioners of this prefix were part of Kubernetes once; none of them is left.
     if by.starts_with("kubernetes.io/") {
         let text = format!("no volume plugin matched name: {by}");
