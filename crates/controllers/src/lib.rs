@@ -11,6 +11,7 @@ pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod diff;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod fit;

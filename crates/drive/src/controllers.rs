@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::shell::{Controller, Settings, Shell};
 
 mod batch;
+mod disruption;
 mod lifecycle;
 mod network;
 mod nodes;
@@ -44,6 +45,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
+    Controller { name: "disruption-controller", wire: disruption::budget },
     Controller { name: "node-controller", wire: nodes::lifecycle },
     Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
     Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },
