@@ -54,7 +54,7 @@ pub enum FieldForm {
 pub struct SelectableField {
     /// The label in the selector.
     pub name: Text,
-    /// The path of the value, dot-separated.
+    /// The path of the value, dot-separated; of several, parted by `|`, the first with a value counts.
     pub path: Text,
     /// How the value becomes text.
     pub form: FieldForm,

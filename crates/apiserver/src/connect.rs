@@ -15,6 +15,7 @@ use store::Range;
 use crate::admission::{self, AdmissionContext, Operation};
 use crate::handlers::current;
 use crate::object::{at, name};
+use crate::rewrite;
 use crate::server::Call;
 use crate::status::Status;
 
@@ -64,7 +65,19 @@ pub async fn connect(call: &mut Call, subresource: &str) -> Result<Response<Body
     if !log {
         admit(call, subresource).await?;
     }
-    pass(call, backend).await
+    if subresource != "proxy" {
+        return pass(call, backend).await;
+    }
+    let (own, own_len) = (call.head.uri.path().to_string(), rest_of(call).len());
+    let simple = matches!(call.head.method, http::Method::GET | http::Method::HEAD);
+    if own_len == 0 && simple && !call.head.headers.contains_key(UPGRADE) {
+        return moved(&own, call.head.uri.query());
+    }
+    // Only plain text can be rewritten on its way back.
+    call.head.headers.remove(http::header::ACCEPT_ENCODING);
+    let prefix = own[..own.len() - own_len].to_string();
+    let host = format!("{}:{}", backend.host, backend.port);
+    Ok(through(pass(call, backend).await?, &prefix, &host))
 }
 
 async fn admit(call: &mut Call, subresource: &str) -> Result<(), Status> {
@@ -246,13 +259,49 @@ fn split_target(text: &str) -> Result<(bool, &str, &str), Status> {
     }
 }
 
-/// What of the path is meant for the other end, with the query.
-fn rest(call: &Call) -> String {
+/// What of the path is meant for the other end.
+fn rest_of(call: &Call) -> &str {
     // Cut off: /api/v1, the namespace if there is one, plural, name, `proxy`.
     let skip = if call.info.namespace.is_empty() { 5 } else { 7 };
     let raw = call.head.uri.path();
     let from = raw.match_indices('/').nth(skip).map_or(raw.len(), |(at, _)| at);
-    let path = if from == raw.len() { "/" } else { &raw[from..] };
+    &raw[from..]
+}
+
+/// A page's own links are relative to a path with a slash at its end.
+fn moved(path: &str, query: Option<&str>) -> Result<Response<Body>, Status> {
+    let place = format!("{path}/{}", query.map(|query| format!("?{query}")).unwrap_or_default());
+    let mut response = Response::new(serve::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let place = HeaderValue::from_str(&place).map_err(Status::internal)?;
+    response.headers_mut().insert(http::header::LOCATION, place);
+    Ok(response)
+}
+
+/// The answer of a proxy, with redirections and links led through the proxy's path.
+fn through(mut response: Response<Body>, prefix: &str, host: &str) -> Response<Body> {
+    let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    if let Some(location) = location.and_then(|url| rewrite::link(url, prefix, host))
+        && let Ok(location) = HeaderValue::from_str(&location)
+    {
+        response.headers_mut().insert(http::header::LOCATION, location);
+    }
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let html = header(http::header::CONTENT_TYPE).split(';').next().unwrap_or("").trim() == "text/html";
+    let plain = matches!(header(http::header::CONTENT_ENCODING), "" | "identity");
+    if !html || !plain || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return response;
+    }
+    response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    response.map(|body| rewrite::html(body, prefix, host))
+}
+
+/// What of the path is meant for the other end, with the query.
+fn rest(call: &Call) -> String {
+    let path = match rest_of(call) {
+        "" => "/",
+        path => path,
+    };
     match call.head.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_string(),

@@ -29,6 +29,7 @@ pub mod query;
 pub mod quota;
 pub mod resource;
 mod review;
+mod rewrite;
 pub mod selector;
 pub mod server;
 mod shared;

@@ -123,7 +123,9 @@ pub fn index(resource: &Resource, object: &Value) -> Index {
     let owners = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
     let owners = owners.filter_map(|owner| owner.get("uid").and_then(Value::as_str)).map(Arc::from);
     let fields = resource.fields.iter().map(|field| {
-        let text = match (at(object, &field.path), field.form) {
+        let mut paths = field.path.split('|').map(|path| at(object, path));
+        let empty = |value: &Option<&Value>| value.is_none_or(|value| value.as_str() == Some(""));
+        let text = match (paths.find(|value| !empty(value)).flatten(), field.form) {
             (Some(Value::String(text)), _) => text.clone(),
             (Some(Value::Null) | None, FieldForm::Text) => String::new(),
             (Some(Value::Null) | None, FieldForm::Bool) => "false".to_string(),

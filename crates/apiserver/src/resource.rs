@@ -41,6 +41,8 @@ pub struct Resource {
     pub stored: Option<Arc<KindDef>>,
     /// Selectable fields in the index's order.
     pub fields: Vec<Field>,
+    /// Whether what was stored before a default was declared must get it when it is read.
+    pub defaults: bool,
     /// How lists begin: `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"`.
     pub list_head: String,
 }
@@ -64,6 +66,7 @@ impl Resource {
             head: head(&def.kind, &version),
             stored_head: head(&def.kind, &stored_version),
             stored,
+            defaults: def.custom && schema::defaulting::declares(def.schema()),
             fields: fields.collect(),
             list_head: format!("{}\"metadata\":{{\"resourceVersion\":\"", head(&def.list_kind, &version)),
             def: def.clone(),
@@ -78,9 +81,24 @@ impl Resource {
 
     /// The object's JSON in this version.
     pub fn present(&self, object: &Object) -> Bytes {
-        match &self.stored {
+        let bytes = match &self.stored {
             None => object.json.clone(),
             Some(stored) => crate::convert::present(self, stored, object),
+        };
+        match self.defaults {
+            true => self.completed(bytes),
+            false => bytes,
+        }
+    }
+
+    /// The object with the defaults it lacks.
+    fn completed(&self, bytes: Bytes) -> Bytes {
+        let Ok(old) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return bytes };
+        let mut new = old.clone();
+        schema::defaulting::default(self.def.schema(), &mut new);
+        match new == old {
+            true => bytes,
+            false => serde_json::to_vec(&new).map_or(bytes, Bytes::from),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::answer;
 use crate::authenticate::Identity;
 use crate::authorize::Attributes;
 use crate::codec::{self, FieldValidation};
-use crate::negotiate;
+use crate::negotiate::{self, View};
 use crate::object::{at, set_at};
 use crate::server::Call;
 use crate::status::{Cause, Status};
@@ -16,6 +16,9 @@ use crate::status::{Cause, Status};
 /// POST of a review.
 pub async fn answer(call: &mut Call) -> Result<Response<Body>, Status> {
     let output = call.output()?;
+    if output.view != View::Whole {
+        return Err(Status::not_acceptable(negotiate::MEDIA_TYPES));
+    }
     let validation = FieldValidation::parse(&call.query, "CreateOptions")?;
     let body = call.take_body().await?;
     let media = negotiate::content_type(&call.head.headers).to_string();

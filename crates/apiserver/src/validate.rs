@@ -159,7 +159,17 @@ fn name_rule(resource: &Resource, name: &str) -> Vec<String> {
     match (resource.def.group.as_ref(), resource.def.kind.as_ref()) {
         ("", "Namespace" | "Service") => dns1123_label(name),
         ("rbac.authorization.k8s.io", _) => path_segment(name),
+        ("networking.k8s.io", "IPAddress") => ip_address(name),
         _ => dns1123_subdomain(name),
+    }
+}
+
+/// An address is named as it is written in its one canonical form.
+fn ip_address(name: &str) -> Vec<String> {
+    match name.parse::<std::net::IpAddr>() {
+        Ok(address) if address.to_string() == name => Vec::new(),
+        Ok(address) => vec![format!("not a valid address in canonical form ({address})")],
+        Err(_) => vec!["not a valid IP address".to_string()],
     }
 }
 

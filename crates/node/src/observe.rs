@@ -120,17 +120,25 @@ fn message(c: &ContainerStatus, pod_dir: &Path) -> String {
     let fallback = c.annotations.get(MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
     if fallback && c.exit_code != 0 {
         let log = tail(&c.log_path, LOG_MESSAGE_MAX * 2);
-        let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+        let lines: Vec<(bool, &str)> = log.lines().filter_map(log_line).collect();
         let from = lines.len().saturating_sub(80);
-        let mut text = lines[from..].join("\n");
-        if !text.is_empty() {
-            text.push('\n');
+        let mut text = String::new();
+        for (whole, line) in &lines[from..] {
+            text.push_str(line);
+            text.push_str(if *whole { "\n" } else { "" });
         }
         let cut = text.len().saturating_sub(usize::try_from(LOG_MESSAGE_MAX).unwrap_or(2048));
         let cut = (cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         return text[cut..].to_string();
     }
     c.message.clone()
+}
+
+/// A line of a log: whether it ended with a line break, and its text.
+fn log_line(line: &str) -> Option<(bool, &str)> {
+    let mut parts = line.splitn(4, ' ').skip(2);
+    let tag = parts.next()?;
+    Some((tag != "P", parts.next()?))
 }
 
 /// The last bytes of a file, as text.

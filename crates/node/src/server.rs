@@ -264,7 +264,8 @@ impl Server {
                 json_answer(&pod_list(k.all_pods().into_iter().filter(running).collect()))
             }
             ["containerLogs", namespace, pod, container] => {
-                logs::answer(k, (namespace, pod, container), &query).await
+                let answer = logs::answer(k, (namespace, pod, container), &query).await;
+                streams::framed(request, answer)
             }
             ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
                 streams::exec(k, (namespace, pod, container), &query, request).await

@@ -7,9 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use oci::runtime::{ContainerState, Error, Stream, StreamOptions, TerminalSize};
 use serde::Deserialize;
@@ -306,6 +309,44 @@ where
         return switching(&[("upgrade", "SPDY/3.1".into()), ("x-stream-protocol-version", version.into())]);
     }
     text(StatusCode::BAD_REQUEST, "you must upgrade to websockets or SPDY/3.1")
+}
+
+/// An answer as messages of a websocket, one per chunk, when the client asks for one.
+pub(crate) fn framed(mut request: Request<Body>, answer: Response<Body>) -> Response<Body> {
+    const KNOWN: [&str; 2] = ["binary.k8s.io", "base64.binary.k8s.io"];
+    if !wants(&request, "websocket") || answer.status() != StatusCode::OK {
+        return answer;
+    }
+    let offered = listed(&request, "sec-websocket-protocol");
+    let protocol = KNOWN.into_iter().find(|known| offered.iter().any(|o| o == known));
+    let Some(protocol) = protocol.or(offered.is_empty().then_some("")) else {
+        let message = format!("none of the subprotocols {offered:?} is supported");
+        return text(StatusCode::BAD_REQUEST, message);
+    };
+    let opened = open_websocket(&request, protocol);
+    let mut chunks = answer.into_body().into_data_stream();
+    tokio::spawn(async move {
+        let Some(socket) = websocket(&mut request).await else { return };
+        let (mut sink, mut source) = socket.split();
+        let ended = async { while let Some(Ok(_)) = source.next().await {} };
+        let copied = async {
+            while let Some(Ok(chunk)) = chunks.next().await {
+                let message = match protocol.starts_with("base64") {
+                    true => Message::text(STANDARD.encode(&chunk)),
+                    false => Message::binary(chunk),
+                };
+                if sink.send(message).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sink.send(goodbye()).await;
+        };
+        tokio::select! {
+            () = copied => {}
+            () = ended => {}
+        }
+    });
+    opened
 }
 
 pub(crate) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;

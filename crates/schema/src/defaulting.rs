@@ -48,6 +48,18 @@ fn round_up(text: &mut String) {
     }
 }
 
+/// Whether a schema of a custom resource says defaults anywhere.
+pub fn declares(schema: &Schema) -> bool {
+    schema.default().is_some()
+        || match &schema.ty {
+            Type::List(item) | Type::Map(item) => declares(item),
+            Type::Object(o) | Type::Either(_, o) => {
+                o.get().module.is_empty() && o.get().fields.iter().any(|field| declares(&field.schema))
+            }
+            _ => false,
+        }
+}
+
 /// Whether anything at or below an object type has a default. Types of CRDs always count as having some.
 fn has_defaults(object: &Object) -> bool {
     *object.defaults_below.get_or_init(|| {

@@ -40,10 +40,47 @@ pub async fn evict(call: &mut Call) -> Result<Response<Body>, Status> {
     if !ignores_budgets(&pod) {
         ask_budget(call, &pod, options.dry_run).await?;
     }
+    if !options.dry_run {
+        mark(call, &name, &options).await?;
+    }
     delete_object(call, &name, &options).await?;
     let done =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(answer::typed(201, output.format, "meta_v1.Status", &done))
+}
+
+/// Says on the pod that it goes because somebody evicted it.
+async fn mark(call: &Call, name: &str, options: &DeleteOptions) -> Result<(), Status> {
+    let key = call.resource.key(&call.info.namespace, name);
+    for _ in 0..ATTEMPTS_MAX {
+        let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
+        let mut pod: Value = serde_json::from_slice(&current.json).map_err(Status::internal)?;
+        let other = options.uid.as_deref().is_some_and(|uid| uid != object::meta_text(&pod, "uid"));
+        if other || options.version.is_some() || object::is_deleting(&pod) {
+            // The delete that follows refuses what does not fit; a change here would make a version unfit.
+            return Ok(());
+        }
+        let mut list = at(&pod, "status.conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        list.retain(|condition| condition["type"] != "DisruptionTarget");
+        list.push(json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting",
+            "lastTransitionTime": object::timestamp(jiff::Timestamp::now()),
+        }));
+        set_at(&mut pod, "status.conditions", list.into());
+        let write = Write {
+            key: key.clone(),
+            precondition: Precondition::Revision(current.modified),
+            value: Some(object::draft(&call.resource, &pod)),
+            last: None,
+        };
+        match call.server.store.write(write).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Conflict { .. }) => continue,
+            Err(error) => return Err(super::unavailable(error)),
+        }
+    }
+    Err(Status::too_many("couldn't mark the pod as evicted because of conflicts", 10))
 }
 
 fn ignores_budgets(pod: &Value) -> bool {
