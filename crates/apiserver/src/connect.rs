@@ -82,6 +82,7 @@ pub async fn connect(call: &mut Call, subresource: &str) -> Result<Response<Body
 
 async fn admit(call: &mut Call, subresource: &str) -> Result<(), Status> {
     let plugins = call.server.plugins.read().clone();
+    let mut options = options(call, subresource);
     let Call { server, identity, resource, info, warnings, .. } = call;
     let mut context = AdmissionContext {
         server,
@@ -95,8 +96,41 @@ async fn admit(call: &mut Call, subresource: &str) -> Result<(), Status> {
         dry_run: false,
         warnings,
     };
-    admission::admit(&plugins, &mut Value::Null, &mut context).await?;
-    admission::validate(&plugins, &Value::Null, &mut context).await
+    admission::admit(&plugins, &mut options, &mut context).await?;
+    admission::validate(&plugins, &options, &mut context).await
+}
+
+/// What is asked of the stream, as the object that admission sees.
+fn options(call: &Call, subresource: &str) -> Value {
+    let kind = match (&*call.resource.def.plural, subresource) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", _) => "PodProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "NodeProxyOptions",
+    };
+    let mut object = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    match subresource {
+        "exec" | "attach" => {
+            for stream in ["stdin", "stdout", "stderr", "tty"] {
+                if call.query.flag(stream) {
+                    object[stream] = true.into();
+                }
+            }
+            object["container"] = call.query.text("container").into();
+            let command: Vec<&str> = call.query.all("command").collect();
+            if !command.is_empty() {
+                object["command"] = command.into();
+            }
+        }
+        "portforward" => {
+            let ports: Vec<u64> = call.query.all("ports").filter_map(|port| port.parse().ok()).collect();
+            object["ports"] = ports.into();
+        }
+        _ => object["path"] = rest_of(call).into(),
+    }
+    object
 }
 
 fn kubelet_tls(call: &Call) -> Result<Option<ClientTls>, Status> {
@@ -349,13 +383,24 @@ fn service_proxy(call: &mut Call) -> Result<Backend, Status> {
         text => ports.iter().find(|p| p["name"] == text || p["port"].as_u64() == text.parse().ok()),
     };
     let none = || Status::unavailable(format!("no endpoints available for service {whole:?}"));
-    let chosen = chosen.ok_or_else(none)?;
-    let port_name = chosen["name"].as_str().unwrap_or("");
-    let range = Range { namespace: Some(call.info.namespace.as_str().into()), after: None };
+    let port_name = chosen.ok_or_else(none)?["name"].as_str().unwrap_or("");
+    let (host, port) =
+        endpoint(&call.server, &call.info.namespace, service_name, port_name).ok_or_else(none)?;
+    Ok(Backend { host, port, tls: any_tls(secure)?, path: rest(call) })
+}
+
+/// One of the ready endpoints of a service's port, by chance.
+pub fn endpoint(
+    server: &crate::server::ApiServer,
+    namespace: &str,
+    service: &str,
+    port_name: &str,
+) -> Option<(String, u16)> {
+    let range = Range { namespace: Some(namespace.into()), after: None };
     let mut found: Vec<(String, u16)> = Vec::new();
-    for stored in call.server.store.snapshot("discovery.k8s.io/endpointslices").iter(&range) {
+    for stored in server.store.snapshot("discovery.k8s.io/endpointslices").iter(&range) {
         let owner = stored.index.labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
-        if owner.is_none_or(|(_, value)| &**value != service_name) {
+        if owner.is_none_or(|(_, value)| &**value != service) {
             continue;
         }
         let Ok(slice) = serde_json::from_slice::<Value>(&stored.json) else { continue };
@@ -366,8 +411,7 @@ fn service_proxy(call: &mut Call) -> Result<Backend, Status> {
             found.extend(endpoint["addresses"][0].as_str().map(|address| (address.to_string(), port)));
         }
     }
-    let (host, port) = found.choose(&mut rand::rng()).cloned().ok_or_else(none)?;
-    Ok(Backend { host, port, tls: any_tls(secure)?, path: rest(call) })
+    found.choose(&mut rand::rng()).cloned()
 }
 
 fn node_proxy(call: &mut Call) -> Result<Backend, Status> {

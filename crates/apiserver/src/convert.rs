@@ -52,6 +52,14 @@ pub fn to_stored(def: &KindDef, stored: &KindDef, value: &mut Value) {
     value["kind"] = stored.kind.as_ref().into();
 }
 
+/// Where a field of `def`'s version is in the stored one.
+pub fn stored_path(def: &KindDef, path: &str) -> String {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let pair = renames(def).into_iter().flatten().find(|(here, _)| *here == first);
+    let first = pair.map_or(first, |(_, there)| there);
+    rest.map_or(first.to_string(), |rest| format!("{first}.{rest}"))
+}
+
 /// Field names of a version and the stored version's names for them.
 fn renames(def: &KindDef) -> Option<&'static [(&'static str, &'static str)]> {
     const EVENTS: &[(&str, &str)] = &[

@@ -39,8 +39,10 @@ pub struct Resource {
     pub stored_head: String,
     /// The kind of the stored version, when that is another.
     pub stored: Option<Arc<KindDef>>,
-    /// Selectable fields in the index's order.
+    /// Selectable fields of the stored version, in the index's order.
     pub fields: Vec<Field>,
+    /// What selectors of this version call those fields; empty for what it does not let select.
+    pub labels: Vec<Arc<str>>,
     /// Whether what was stored before a default was declared must get it when it is read.
     pub defaults: bool,
     /// How lists begin: `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"`.
@@ -60,6 +62,14 @@ impl Resource {
             path: field.path.to_string(),
             form: field.form,
         });
+        let fields: Vec<Field> = fields.collect();
+        let own = |field: &Field| {
+            let found =
+                def.selectable.iter().find(|own| crate::convert::stored_path(def, &own.path) == field.path);
+            Arc::from(found.map_or("", |own| own.name.as_ref()))
+        };
+        let labels = fields.iter().map(|field| if stored.is_none() { field.key.clone() } else { own(field) });
+        let labels = labels.collect();
         let head = |kind: &str, version: &str| format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",");
         Self {
             table: Arc::from(def.resource()),
@@ -67,7 +77,8 @@ impl Resource {
             stored_head: head(&def.kind, &stored_version),
             stored,
             defaults: def.custom && schema::defaulting::declares(def.schema()),
-            fields: fields.collect(),
+            fields,
+            labels,
             list_head: format!("{}\"metadata\":{{\"resourceVersion\":\"", head(&def.list_kind, &version)),
             def: def.clone(),
         }

@@ -55,7 +55,7 @@ pub fn html(body: Body, prefix: &str, host: &str) -> Body {
 pub fn link(url: &str, prefix: &str, host: &str) -> Option<String> {
     let prefix = prefix.trim_end_matches('/');
     let path = match url.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
+        Some(("http" | "https", rest)) => {
             let rest = rest.strip_prefix(host)?;
             match rest.chars().next() {
                 None => "/",

@@ -39,6 +39,9 @@ fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Ca
             _ => {}
         }
     }
+    if resource.def.group == "admissionregistration.k8s.io" {
+        causes.extend(match_conditions(object));
+    }
     if resource.def.kind == "CustomResourceDefinition" {
         causes.extend(api::custom::check(object).into_iter().map(Cause::from));
     }
@@ -74,6 +77,16 @@ pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) 
         causes.extend(frozen(old, new));
     }
     causes
+}
+
+/// Expressions of webhooks are not evaluated, and what is not evaluated must not be taken for a condition.
+fn match_conditions(object: &Value) -> Vec<Cause> {
+    let hooks = object.get("webhooks").and_then(Value::as_array).into_iter().flatten();
+    let with = hooks.enumerate().filter(|(_, hook)| {
+        hook.get("matchConditions").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    });
+    let what = "match conditions of webhooks are not supported by this server yet";
+    with.map(|(i, _)| Cause::forbidden(format!("webhooks[{i}].matchConditions"), what)).collect()
 }
 
 /// Kernel parameters have dotted (or slashed) names of small letters.

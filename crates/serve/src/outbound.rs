@@ -92,13 +92,23 @@ pub async fn send(
     tls: Option<&ClientTls>,
     request: Request<Body>,
 ) -> Result<Response<Body>, OutboundError> {
+    send_as((host, port), host, tls, request).await
+}
+
+/// Like [`send`], to a server that shows its certificate by another name than its address.
+pub async fn send_as(
+    (host, port): (&str, u16),
+    server_name: &str,
+    tls: Option<&ClientTls>,
+    request: Request<Body>,
+) -> Result<Response<Body>, OutboundError> {
     let address = format!("{host}:{port}");
     let dial = |cause: String| OutboundError::Dial { address: address.clone(), cause };
     let connect = async {
         let stream = TcpStream::connect((host, port)).await.map_err(|cause| dial(cause.to_string()))?;
         stream.set_nodelay(true).map_err(|cause| dial(cause.to_string()))?;
         let Some(tls) = tls else { return Ok(Either::Plain(stream)) };
-        let name = ServerName::try_from(host.to_string()).map_err(|cause| dial(cause.to_string()))?;
+        let name = ServerName::try_from(server_name.to_string()).map_err(|cause| dial(cause.to_string()))?;
         let connector = TlsConnector::from(tls.0.clone());
         let secured = connector.connect(name, stream).await.map_err(|cause| dial(cause.to_string()))?;
         Ok(Either::Tls(Box::new(secured)))

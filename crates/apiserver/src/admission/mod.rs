@@ -3,6 +3,9 @@
 mod builtin;
 mod escalation;
 pub mod quota;
+mod review;
+mod rules;
+mod webhooks;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -57,7 +60,13 @@ pub struct AdmissionContext<'a> {
 
 /// The plugins of every server, in their order.
 pub fn all() -> Vec<Arc<dyn Plugin>> {
-    vec![Arc::new(Builtin), Arc::new(Escalation), Arc::new(quota::Quota)]
+    vec![
+        Arc::new(Builtin),
+        Arc::new(Escalation),
+        Arc::new(webhooks::Webhooks),
+        // Last, so that nothing is counted that is refused afterwards.
+        Arc::new(quota::Quota),
+    ]
 }
 
 /// What a plugin answers with.

@@ -68,7 +68,7 @@ impl ListOptions {
         let selection = Selection::parse(
             query.text("labelSelector"),
             query.text("fieldSelector"),
-            &call.resource.fields,
+            &call.resource.labels,
         )?;
         let limit = query.number("limit")?.unwrap_or(0).max(0) as usize;
         let version = query.text("resourceVersion").to_string();

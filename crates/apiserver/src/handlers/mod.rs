@@ -24,6 +24,7 @@ use crate::status::Status;
 pub use change::{Edit, store_error};
 pub use create::create_object;
 pub use delete::{DeleteOptions, delete_object};
+pub use eviction::selects;
 pub use subresource::current;
 
 /// Chooses the handler by verb and subresource.

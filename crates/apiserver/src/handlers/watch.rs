@@ -68,7 +68,7 @@ pub async fn watch(call: &mut Call) -> Result<Response<Body>, Status> {
     let mut options = ListOptions::parse(call)?;
     if !call.info.name.is_empty() {
         let fields = format!("metadata.name={}", call.info.name);
-        options.selection = Selection::parse("", &fields, &call.resource.fields)?;
+        options.selection = Selection::parse("", &fields, &call.resource.labels)?;
     }
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let initial_events = initial_events(call, &options, bookmarks)?;

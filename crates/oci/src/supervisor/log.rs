@@ -81,7 +81,7 @@ impl Log {
         for output in [Output::Stdout, Output::Stderr] {
             let mut pending = std::mem::take(&mut self.pending[output as usize]);
             if !pending.is_empty() {
-                self.line(&timestamp(crate::proto::now()), output, &mut pending, &[], b'F');
+                self.line(&timestamp(crate::proto::now()), output, &mut pending, &[], b'P');
             }
         }
         self.flush();
@@ -166,7 +166,7 @@ mod tests {
         let lines: Vec<_> = text.lines().map(|l| l.split_once(' ').unwrap().1).collect();
         assert_eq!(&lines[..4], &["stdout F one", "stderr F err", "stdout F two", "stdout F "]);
         assert_eq!(lines[4].len(), "stdout P ".len() + LINE_BYTES_MAX);
-        assert_eq!(lines[5], "stdout F xxx");
+        assert_eq!(lines[5], "stdout P xxx");
         std::fs::rename(&path, dir.path().join("old")).unwrap();
         log.reopen().unwrap();
         log.write(Output::Stdout, b"new\n");
