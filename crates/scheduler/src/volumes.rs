@@ -20,7 +20,7 @@ pub trait Storage: Send + Sync {
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>>;
     /// The volume of this name.
     fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>>;
-    /// Volumes of a class that no decision under way has taken.
+    /// Volumes of a class; those that a decision under way has taken refer to their claim.
     fn volumes_of(&self, class: &str) -> Vec<Arc<PersistentVolume>>;
     /// The class of this name.
     fn class(&self, name: &str) -> Option<Arc<StorageClass>>;

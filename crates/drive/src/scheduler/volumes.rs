@@ -1,9 +1,10 @@
 //! What the scheduler knows of storage, and the writes that ready a pod's volumes before it is bound.
 //!
-//! A free volume counts as taken from the decision on, a claim that only one pod may use as used. The binder and the
-//! provisioners do the rest; that a claim is bound is learnt from the watch.
+//! A free volume counts as taken from the decision on, a claim as given to its node, one that only one pod may use as
+//! used: pods that share a claim go where the first of them went. The binder and the provisioners do the rest; that a
+//! claim is bound is learnt from the watch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,10 +41,12 @@ pub(super) struct Shelf {
 /// What decisions under way have taken.
 #[derive(Default)]
 struct Held {
-    /// Names of volumes.
-    volumes: HashSet<String>,
+    /// Names of volumes, with the claims that take them.
+    volumes: HashMap<String, Arc<PersistentVolumeClaim>>,
     /// Claims by namespace and name, with the uid of the pod that uses them.
     claims: HashMap<(String, String), String>,
+    /// The nodes that claims are given to, by the claims' uids.
+    nodes: HashMap<String, String>,
     /// Uids of pods whose volumes are being readied.
     busy: HashSet<String>,
 }
@@ -128,7 +131,14 @@ impl Shelf {
         }
         if !choice.is_empty() {
             held.busy.insert(info.uid().to_owned());
-            held.volumes.extend(choice.bindings.iter().filter_map(|(v, _)| v.metadata.name.clone()));
+            for (volume, claim) in &choice.bindings {
+                let name = volume.metadata.name.clone().unwrap_or_default();
+                held.volumes.insert(name, claim.clone());
+            }
+            for claim in &choice.provisions {
+                let node = node.map(|n| n.name().to_owned()).unwrap_or_default();
+                held.nodes.insert(claim.metadata.uid.clone().unwrap_or_default(), node);
+            }
         }
         choice
     }
@@ -139,6 +149,9 @@ impl Shelf {
         held.busy.remove(uid(pod));
         for name in choice.bindings.iter().filter_map(|(v, _)| v.metadata.name.as_ref()) {
             held.volumes.remove(name);
+        }
+        for uid in choice.provisions.iter().filter_map(|c| c.metadata.uid.as_ref()) {
+            held.nodes.remove(uid);
         }
     }
 
@@ -160,13 +173,26 @@ impl Shelf {
         permit: OwnedSemaphorePermit,
     ) -> Result<(), String> {
         for (volume, claim) in &choice.bindings {
+            let of = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+            if of.is_some_and(|of| of.uid == claim.metadata.uid) {
+                // Another pod with the same claim writes it.
+                continue;
+            }
             let patch = bind_patch(volume, claim);
             let name = volume.metadata.name.as_deref().unwrap_or_default();
             patch_it::<PersistentVolume>(client, "", name, patch).await?;
         }
-        let mut patched = Vec::new();
+        let mut awaited = Vec::new();
         for claim in &choice.provisions {
             if volume::annotation(&claim.metadata, volume::SELECTED_NODE) == Some(node) {
+                let cached = self.claims.get_key(&ObjectKey::of(&**claim));
+                let told = |c: Arc<PersistentVolumeClaim>| {
+                    volume::annotation(&c.metadata, volume::SELECTED_NODE) == Some(node)
+                };
+                if !cached.is_some_and(told) {
+                    // Another pod with the same claim is writing it.
+                    awaited.push(claim);
+                }
                 continue;
             }
             let patch = json!({"metadata": {
@@ -175,7 +201,7 @@ impl Shelf {
             }});
             let name = claim.metadata.name.as_deref().unwrap_or_default();
             patch_it::<PersistentVolumeClaim>(client, namespace(pod), name, patch).await?;
-            patched.push(claim);
+            awaited.push(claim);
         }
         drop(permit);
         let written = |claim: &PersistentVolumeClaim| {
@@ -185,7 +211,7 @@ impl Shelf {
         };
         let settled = || match self.state(pod, node, choice) {
             Ok(bound) => bound,
-            Err(_) => patched.iter().all(|c| written(c)),
+            Err(_) => awaited.iter().all(|c| written(c)),
         };
         let wait = async {
             tokio::select! {
@@ -262,7 +288,13 @@ async fn patch_it<K: client::Kind>(
 
 impl Storage for Shelf {
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
-        self.claims.get(namespace, name)
+        let claim = self.claims.get(namespace, name)?;
+        let node = self.held.lock().nodes.get(claim.metadata.uid.as_deref()?).cloned();
+        let Some(node) = node.filter(|_| !volume::is_fully_bound(&claim)) else { return Some(claim) };
+        let mut given = (*claim).clone();
+        let annotations = given.metadata.annotations.get_or_insert_with(BTreeMap::new);
+        annotations.insert(volume::SELECTED_NODE.to_owned(), node);
+        Some(Arc::new(given))
     }
 
     fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
@@ -272,7 +304,14 @@ impl Storage for Shelf {
     fn volumes_of(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
         let mut volumes = self.volumes.by_index(BY_CLASS, class);
         let held = self.held.lock();
-        volumes.retain(|v| v.metadata.name.as_ref().is_some_and(|n| !held.volumes.contains(n)));
+        for volume in volumes.iter_mut().filter(|_| !held.volumes.is_empty()) {
+            let taker = volume.metadata.name.as_ref().and_then(|n| held.volumes.get(n));
+            if let Some(claim) = taker {
+                let mut taken = (**volume).clone();
+                taken.spec.get_or_insert_default().claim_ref = Some(matching::reference(claim));
+                *volume = Arc::new(taken);
+            }
+        }
         volumes
     }
 
