@@ -196,7 +196,7 @@ impl KindDef {
 
     /// Whether objects are stored at all (reviews and bindings are not).
     pub fn is_stored(&self) -> bool {
-        self.allows("get") && self.type_name != "core_v1.ComponentStatus"
+        self.allows("get") && self.type_name != "core_v1.ComponentStatus" && self.group != "metrics.k8s.io"
     }
 
     /// The subresource of this name.

@@ -34,11 +34,15 @@ pub struct KubeletAccess {
 }
 
 /// Where a stream goes.
-struct Backend {
-    host: String,
-    port: u16,
-    tls: Option<ClientTls>,
-    path: String,
+pub struct Backend {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// With TLS, unless absent.
+    pub tls: Option<ClientTls>,
+    /// Path and query.
+    pub path: String,
 }
 
 /// Whether a subresource is a stream.
@@ -140,7 +144,7 @@ fn kubelet_tls(call: &Call) -> Result<Option<ClientTls>, Status> {
 }
 
 /// The kubelet of a node, at a path.
-fn kubelet(call: &Call, node: &str, path: String) -> Result<Backend, Status> {
+pub fn kubelet(call: &Call, node: &str, path: String) -> Result<Backend, Status> {
     let catalog = call.server.catalog();
     let nodes = catalog.get("", "v1", "nodes").ok_or_else(Status::no_resource)?;
     let stored =

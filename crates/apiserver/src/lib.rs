@@ -37,6 +37,7 @@ pub use shared::SharedRegistry;
 pub mod services;
 mod start;
 pub mod status;
+pub mod usage;
 mod validate;
 mod view;
 

@@ -49,6 +49,8 @@ pub struct ApiServer {
     stop: tokio::sync::watch::Sender<bool>,
     /// Rules of roles and bindings.
     pub rbac: Arc<crate::authorize::Rbac>,
+    /// What nodes last said of their usage.
+    pub samples: crate::usage::Samples,
     /// Which namespaces have quotas to be counted.
     pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
@@ -119,6 +121,7 @@ impl ApiServer {
             tokens: std::sync::OnceLock::new(),
             rbac,
             quotas: crate::quota::Quotas::default(),
+            samples: crate::usage::Samples::default(),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })
     }
