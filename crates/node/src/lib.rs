@@ -23,6 +23,7 @@ pub mod probes;
 pub mod refs;
 pub mod register;
 mod report;
+mod resize;
 pub mod sandbox;
 pub mod server;
 pub mod statics;

@@ -19,6 +19,8 @@ use crate::{container, halt, statics};
 
 /// How long the first status is held back, so that a pod that starts quickly is reported once.
 const HOLD: Duration = Duration::from_millis(120);
+/// How long a status is held back while a container is replaced by one of another definition.
+const REPLACE_HOLD: Duration = Duration::from_millis(300);
 
 impl Worker {
     /// Says once per crash that a restart waits.
@@ -88,6 +90,7 @@ impl Worker {
             host_ips: &hosts,
             runtime: &self.k.runtime_name,
             users: &users,
+            resources: &self.applied,
             now,
         };
         let status = pods::status::status(pod, &view);
@@ -105,6 +108,16 @@ impl Worker {
             let left = HOLD.saturating_sub(self.born.elapsed());
             *wake = min(*wake, Some(after(now, SignedDuration::try_from(left).unwrap_or(SOON))));
             return;
+        }
+        if self.sent.is_some() && !plan.over && in_exchange(pod, snap) {
+            let since = *self.exchange.get_or_insert_with(std::time::Instant::now);
+            let left = REPLACE_HOLD.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                *wake = min(*wake, Some(after(now, SignedDuration::try_from(left).unwrap_or(SOON))));
+                return;
+            }
+        } else {
+            self.exchange = None;
         }
         let (client, m) = (self.k.client.clone(), pod.metadata.clone());
         let replaced = self.sent.as_ref().is_some_and(|s| s.pod_ips.is_some() && s.pod_ips != status.pod_ips);
@@ -139,6 +152,23 @@ impl Worker {
         let (k, uid, pod) = (self.k.clone(), self.uid.clone(), pod.clone());
         self.spawn("clean", async move { Done::Clean(halt::clean(&k, &pod, &uid, sandboxes, gone).await) });
     }
+}
+
+/// Whether a container of an older definition has ended and its successor is still to come.
+fn in_exchange(pod: &Pod, snap: &Snapshot) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.into_iter().any(|c| {
+        let is_older = |seen: &pods::model::ContainerSeen| {
+            seen.spec_hash.is_some_and(|hash| hash != pods::spec::hash(c))
+        };
+        let mut own = snap.seen.containers.iter().filter(|seen| seen.name == c.name);
+        let waits = snap.seen.newest(&c.name).is_some_and(|seen| match seen.life {
+            Life::Running => false,
+            Life::Created => true,
+            _ => is_older(seen),
+        });
+        waits && own.any(is_older)
+    })
 }
 
 fn users(snap: &Snapshot) -> BTreeMap<String, ContainerUser> {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pods::backoff::Backoff;
 use pods::model::{End, Memory, Waiting};
@@ -34,6 +34,7 @@ pub(crate) enum Done {
     Start(String, Result<String, container::Failure>),
     Status(Box<PodStatus>, Result<(), client::Error>),
     Clean(Result<(), client::Error>),
+    Resized(String, Result<ResourceRequirements, String>),
     Other,
 }
 
@@ -62,6 +63,10 @@ pub(crate) struct Worker {
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) announced: HashSet<(String, u32)>,
     pub(crate) attempts: BTreeMap<String, u32>,
+    /// Since when a container is being replaced.
+    pub(crate) exchange: Option<Instant>,
+    /// What running containers have, by their ids.
+    pub(crate) applied: BTreeMap<String, ResourceRequirements>,
     pub(crate) cleaned: bool,
     pub(crate) tidied: bool,
 }
@@ -96,6 +101,8 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
         retry_at: None,
         announced: HashSet::new(),
         attempts: BTreeMap::new(),
+        exchange: None,
+        applied: BTreeMap::new(),
         cleaned: false,
         tidied: false,
     };
@@ -189,6 +196,13 @@ impl Worker {
                 tracing::warn!(pod = pods::spec::describe(&pod), error = %error.chain(), "a pod was not deleted");
                 self.retry_at = Some(after(now, SignedDuration::from_secs(1)));
             }
+            Done::Resized(id, Ok(resources)) => {
+                self.applied.insert(id, resources);
+            }
+            Done::Resized(id, Err(error)) => {
+                tracing::warn!(pod = pods::spec::describe(&pod), id, error, "a container was not resized");
+                self.retry_at = Some(after(now, SignedDuration::from_secs(1)));
+            }
             Done::Other => {}
         }
     }
@@ -273,6 +287,11 @@ impl Worker {
         self.flip(&pod, now, &mut wake);
         for action in plan.actions.clone() {
             self.act(action, &plan, &pod, &snap, now);
+        }
+        if !plan.over && self.retry_at.is_none_or(|at| at <= now) {
+            for action in self.resize(&pod, &snap) {
+                self.act(action, &plan, &pod, &snap, now);
+            }
         }
         self.keep_fresh(&pod, &plan, now, &mut wake);
         let ips = snap.seen.sandboxes.first().map(|s| s.ips.clone()).unwrap_or_default();

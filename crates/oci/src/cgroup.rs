@@ -112,6 +112,8 @@ impl Cgroups {
     /// Writes limits; answers what this machine cannot do.
     pub fn apply(&self, path: &str, resources: &Resources) -> io::Result<Vec<String>> {
         let mut notes = vec![];
+        // A limit that must not be above or below another one may have to wait until that has changed.
+        let mut later = vec![];
         for (controller, file, value) in settings(resources, self.unified()) {
             let Some(dir) = self.dir(controller, path) else {
                 notes.push(format!("no {controller} controller: {file} is not limited"));
@@ -124,8 +126,12 @@ impl Cgroups {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     notes.push(format!("{} does not exist: not limited", file.display()));
                 }
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => later.push((file, value)),
                 Err(e) => return Err(named(e, &format!("write {value:?} to"), &file)),
             }
+        }
+        for (file, value) in later {
+            std::fs::write(&file, &value).map_err(|e| named(e, &format!("write {value:?} to"), &file))?;
         }
         Ok(notes)
     }

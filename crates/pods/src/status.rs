@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMountStatus,
+    ContainerStatus, ContainerUser, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -31,6 +32,8 @@ pub struct View<'a> {
     pub runtime: &'a str,
     /// Who containers run as, by container id, where the runtime knows.
     pub users: &'a BTreeMap<String, ContainerUser>,
+    /// What containers run with, by container id; what is absent runs with what its pod wants.
+    pub resources: &'a BTreeMap<String, ResourceRequirements>,
     /// The time.
     pub now: Timestamp,
 }
@@ -303,7 +306,11 @@ fn one(
             .map(|s| format!("{}://{}", view.runtime, s.id))
             .or(before.and_then(|b| b.container_id.clone())),
         allocated_resources: c.resources.as_ref().filter(|_| lives_on).and_then(|r| r.requests.clone()),
-        resources: c.resources.clone().filter(|_| lives_on),
+        resources: newest
+            .and_then(|s| view.resources.get(&s.id))
+            .or(c.resources.as_ref())
+            .filter(|_| lives_on)
+            .cloned(),
         user: newest.and_then(|s| view.users.get(&s.id)).cloned(),
         volume_mounts: mounts(c),
         ..ContainerStatus::default()

@@ -159,6 +159,7 @@ fn table() {
             host_ips: &["192.0.2.1".to_string()],
             runtime: "kutter",
             users: &users,
+            resources: &BTreeMap::new(),
             now: at(10),
         };
         let s = status(&pod, &view);
@@ -197,6 +198,7 @@ fn conditions_say_what_is_missing() {
         host_ips: &[],
         runtime: "kutter",
         users: &users,
+        resources: &BTreeMap::new(),
         now: at(10),
     };
     let s = status(&pod, &view);

@@ -22,6 +22,10 @@ use crate::status::{Cause, Status};
 /// About how many bytes of a list are gathered at a time.
 const CHUNK: usize = 128 << 10;
 
+/// How long the pages of one list show one state, in seconds. Then the list goes on with the latest, if the client
+/// wants that: whoever takes this long for a page would else keep an old state in memory.
+const TOKEN_LIFE: i64 = 300;
+
 /// What a list or watch asks for.
 pub struct ListOptions {
     /// Both selectors.
@@ -41,6 +45,8 @@ pub struct ListOptions {
 pub struct Token {
     /// The revision of the first page; `None` to go on with the latest state.
     pub revision: Option<u64>,
+    /// When the first page was made, in seconds since 1970.
+    pub since: i64,
     /// The last object already given.
     pub after: (String, String),
 }
@@ -111,10 +117,11 @@ impl ListOptions {
 }
 
 impl Token {
-    fn encode(revision: Option<u64>, object: &Object) -> String {
+    fn encode(revision: Option<u64>, since: i64, object: &Object) -> String {
         let start = format!("{}/{}\u{0}", object.key.namespace, object.key.name);
         let revision = revision.map_or(-1, |revision| revision as i64);
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string())
+        let token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start, "since": since});
+        URL_SAFE_NO_PAD.encode(token.to_string())
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
@@ -133,7 +140,8 @@ impl Token {
             Some(0) | None => return Err(wrong("incorrect encoded start resourceVersion")),
             Some(revision) => u64::try_from(revision).ok(),
         };
-        Ok(Self { revision, after: (namespace.trim_start_matches('/').to_string(), name.to_string()) })
+        let since = value["since"].as_i64().unwrap_or(0);
+        Ok(Self { revision, since, after: (namespace.trim_start_matches('/').to_string(), name.to_string()) })
     }
 }
 
@@ -176,7 +184,12 @@ pub async fn pick(call: &Call, options: &ListOptions) -> Result<Picked, Status> 
     }
     let revision = snapshot.revision();
     let token = match (more, objects.last()) {
-        (true, Some(last)) => Token::encode(Some(revision), last),
+        (true, Some(last)) => {
+            let since =
+                options.token.as_ref().filter(|token| token.revision.is_some()).map(|token| token.since);
+            let since = since.unwrap_or_else(|| jiff::Timestamp::now().as_second());
+            Token::encode(Some(revision), since, last)
+        }
         _ => String::new(),
     };
     let remaining = (more && everything).then(|| rest.count() as u64 + 1);
@@ -188,6 +201,9 @@ async fn snapshot(call: &Call, options: &ListOptions) -> Result<Arc<dyn Snapshot
     let table = &call.resource.table;
     if let Some(token) = &options.token {
         let Some(revision) = token.revision else { return Ok(store.snapshot(table)) };
+        if jiff::Timestamp::now().as_second() - token.since > TOKEN_LIFE {
+            return Err(expired(token));
+        }
         return store.snapshot_at(table, revision).map_err(|error| match error {
             StoreError::Expired { .. } => expired(token),
             other => super::unavailable(other),
