@@ -5,6 +5,7 @@
 
 mod action;
 pub mod aggregation;
+pub mod autoscaler;
 mod claim;
 pub mod cron;
 pub mod cronjob;

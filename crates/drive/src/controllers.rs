@@ -8,6 +8,7 @@ use crate::lease::Election;
 use crate::metrics::Metrics;
 use crate::shell::{Controller, Settings, Shell};
 
+mod autoscaler;
 mod batch;
 mod disruption;
 mod lifecycle;
@@ -46,6 +47,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
     Controller { name: "disruption-controller", wire: disruption::budget },
+    Controller { name: "horizontal-pod-autoscaler", wire: autoscaler::horizontal },
     Controller { name: "node-controller", wire: nodes::lifecycle },
     Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
     Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },
