@@ -1,8 +1,10 @@
 //! From a pod's claim to what is mounted for it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use volumes::device::Device;
 use volumes::setup::Source;
 
 use crate::kubelet::Kubelet;
@@ -78,10 +80,26 @@ pub async fn find(k: &Kubelet, pod: &Pod, v: &Volume) -> Result<Found, String> {
     let group = gid.and_then(|g| g.parse().ok());
     let source = match (spec.host_path, spec.local) {
         (Some(h), _) => Source::HostPath { path: h.path.into(), kind: h.type_.unwrap_or_default() },
-        (None, Some(local)) => Source::Directory { path: PathBuf::from(local.path) },
+        (None, Some(local)) if !block && is_device(&local.path) => Source::Device(Device {
+            at: mounts_dir(&k.options.data_dir).join(&volume),
+            device: local.path.into(),
+            kind: local.fs_type.filter(|t| !t.is_empty()).unwrap_or_else(|| "ext4".into()),
+            options: spec.mount_options.unwrap_or_default(),
+        }),
+        (None, Some(local)) => Source::Directory { path: local.path.into() },
         (None, None) => return Err(format!("PV {volume} has a source that this node does not support")),
     };
     Ok(Found { volume, source, block, group })
+}
+
+/// Where file systems of devices are mounted.
+pub fn mounts_dir(data: &Path) -> PathBuf {
+    data.join("plugins/kubernetes.io/local-volume/mounts")
+}
+
+/// Whether the path is a block device, or a link to one.
+pub fn is_device(path: impl AsRef<Path>) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
 }
 
 /// The claim's volume, if pods may use it.

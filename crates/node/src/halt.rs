@@ -92,10 +92,12 @@ pub async fn clean(
         tracing::warn!(error, pod = uid, "a pod was not unplugged");
     }
     let (dir, logs) = (k.pod_dir(uid), k.pod_logs(pod));
+    let (devices, user) = (k.devices.clone(), uid.to_owned());
     let files = move || {
         if let Err(error) = volumes::setup::tear_down(&dir) {
             tracing::warn!(%error, "files of a pod are left");
         }
+        crate::volume::release_devices(&devices, &user);
         let _ = std::fs::remove_dir_all(logs);
     };
     if let Err(error) = tokio::task::spawn_blocking(files).await {

@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, pressure, register, server, statics, usage, worker};
+use crate::{Options, pressure, register, server, statics, usage, volume, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -51,6 +51,8 @@ pub struct Kubelet {
     pub port: Mutex<u16>,
     /// Told when a mirror of a static pod changed in the API.
     pub mirrors: Notify,
+    /// Devices that volumes are on.
+    pub devices: volume::Devices,
     /// How full volumes were when last measured.
     pub usage: usage::Kept,
     /// The HTTPS server.
@@ -132,6 +134,7 @@ impl Kubelet {
                 pulls: Mutex::default(),
                 port: Mutex::new(options.listen.port()),
                 mirrors: Notify::new(),
+                devices: Arc::default(),
                 usage: Mutex::default(),
                 server: Mutex::default(),
                 admitted: Mutex::default(),

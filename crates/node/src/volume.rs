@@ -1,7 +1,8 @@
 //! A pod's volumes: resolves what comes from the API, then has the crate `volumes` make them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -9,6 +10,7 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccount, ServiceAccountTokenProjection, Volume,
 };
+use parking_lot::Mutex;
 use pods::downward::{self, Facts};
 use volumes::atomic::{File, Payload};
 use volumes::setup::{Ownership, Source, set_up};
@@ -43,6 +45,9 @@ impl Mounted {
             .any(|v| claim::uses(pod, &v.name) != (false, false))
     }
 }
+
+/// Where devices are mounted, with the uids of the pods that use them.
+pub type Devices = Arc<Mutex<BTreeMap<PathBuf, BTreeSet<String>>>>;
 
 /// Tokens of one pod, kept between passes.
 pub type Tokens = BTreeMap<String, (TokenRequest, Timestamp)>;
@@ -95,7 +100,14 @@ pub async fn mount(
         let source = resolved.map_err(failed)?;
         let (dir, name) = (dir.clone(), v.name.clone());
         let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%N").to_string();
-        let work = move || set_up(&dir, &name, &source, own, &stamp);
+        let shared = (k.devices.clone(), uid.to_owned());
+        let work = move || {
+            let Source::Device(d) = &source else { return set_up(&dir, &name, &source, own, &stamp) };
+            // No one may take it away before this pod is known to use it.
+            let mut devices = shared.0.lock();
+            devices.entry(d.at.clone()).or_default().insert(shared.1);
+            set_up(&dir, &name, &source, own, &stamp)
+        };
         let made = tokio::task::spawn_blocking(work).await.map_err(|e| failed(e.to_string()))?;
         mounted.paths.insert(v.name.clone(), made.map_err(|e| failed(e.to_string()))?);
     }
@@ -107,8 +119,7 @@ fn device(found: &claim::Found) -> Result<PathBuf, String> {
     let (Source::HostPath { path, .. } | Source::Directory { path }) = &found.source else {
         return Err("the volume is no device".into());
     };
-    let meta = std::fs::metadata(path).map_err(|e| format!("look at {}: {e}", path.display()))?;
-    match std::os::unix::fs::FileTypeExt::is_block_device(&meta.file_type()) {
+    match claim::is_device(path) {
         true => Ok(path.clone()),
         false => Err(format!("{} is not a block device", path.display())),
     }
@@ -337,4 +348,19 @@ async fn request_token(k: &Kubelet, pod: &Pod, audience: &str, seconds: i64) -> 
     let made =
         k.client.create_subresource::<ServiceAccount, _, _>(namespace, account, "token", &request).await;
     made.map_err(|e| e.chain())
+}
+
+/// Unmounts devices that no pod but this one used.
+pub fn release_devices(devices: &Devices, uid: &str) {
+    let mut devices = devices.lock();
+    devices.retain(|at, users| {
+        users.remove(uid);
+        if !users.is_empty() {
+            return true;
+        }
+        if let Err(error) = volumes::device::tear_down(at) {
+            tracing::warn!(%error, "a device stays mounted");
+        }
+        false
+    });
 }

@@ -10,6 +10,7 @@
 //! a controller, and so is the provisioner; [`local::Pool`] is what they need on the node: provision, delete.
 
 pub mod atomic;
+pub mod device;
 pub mod local;
 pub mod mounts;
 pub mod owner;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::atomic::{self, Payload};
+use crate::device::{self, Device};
 use crate::{Error, mounts, owner};
 
 /// One volume, ready to be made.
@@ -36,6 +37,8 @@ pub enum Source {
         /// The path.
         path: PathBuf,
     },
+    /// A file system on a device.
+    Device(Device),
 }
 
 /// Ownership of the pod's volumes.
@@ -58,6 +61,7 @@ pub fn volume_dir(pod: &Path, source: &Source, name: &str) -> PathBuf {
         Source::EmptyDir { .. } => pod.join("volumes/kubernetes.io~empty-dir").join(name),
         Source::Files { .. } => pod.join("volumes/kubernetes.io~projected").join(name),
         Source::HostPath { path, .. } | Source::Directory { path } => path.clone(),
+        Source::Device(d) => d.at.clone(),
     }
 }
 
@@ -87,13 +91,18 @@ pub fn set_up(
                 return Err(Error::Invalid(format!("path \"{}\" does not exist", path.display())));
             }
             if !path.is_dir() {
-                let why = "is no directory; mount the file system of a device first";
-                return Err(Error::Invalid(format!("path \"{}\" {why}", path.display())));
+                return Err(Error::Invalid(format!("path \"{}\" is no directory", path.display())));
             }
             if let Some(group) = own.group {
                 // The path may be a link to the directory, which is what gets the group.
                 let real = fs::canonicalize(path).map_err(Error::io("resolve", path))?;
                 owner::apply(&real, group, false, own.on_mismatch)?;
+            }
+        }
+        Source::Device(d) => {
+            device::set_up(d)?;
+            if let Some(group) = own.group {
+                owner::apply(&d.at, group, false, own.on_mismatch)?;
             }
         }
     }
