@@ -25,6 +25,7 @@ pub mod kinds;
 pub mod openapi;
 pub mod registry;
 pub mod types;
+pub mod validation;
 
 pub use kinds::{Column, FieldForm, Generation, KindDef, Scope, SelectableField, Subresource};
 pub use registry::Registry;

@@ -33,10 +33,14 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
     if def.has_status() && clears_status(def) {
         clear_status(def, object);
     }
+    distinct_owners(object);
     match (def.group.as_ref(), def.kind.as_ref()) {
         ("", "Pod") => pod(object),
         ("", "Namespace") => namespace(object),
-        ("", "PersistentVolumeClaim") => object::set_at(object, "status", json!({"phase": "Pending"})),
+        ("", "PersistentVolumeClaim") => {
+            data_sources(object);
+            object::set_at(object, "status", json!({"phase": "Pending"}));
+        }
         ("", "PersistentVolume") => {
             let now = object::timestamp(jiff::Timestamp::now());
             object::set_at(object, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
@@ -47,6 +51,35 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
         _ => {}
     }
     Ok(())
+}
+
+/// The same owner named twice counts once.
+fn distinct_owners(object: &mut Value) {
+    let owners = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences"));
+    let Some(owners) = owners.and_then(Value::as_array_mut).filter(|owners| owners.len() > 1) else { return };
+    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
+    owners.retain(|owner| {
+        let new = !seen.contains(owner);
+        if new {
+            seen.push(owner.clone());
+        }
+        new
+    });
+}
+
+/// A claim's two ways to say where its data comes from say the same.
+fn data_sources(claim: &mut Value) {
+    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let get = |spec: &Map<String, Value>, field: &str| spec.get(field).filter(|v| !v.is_null()).cloned();
+    match (get(spec, "dataSource"), get(spec, "dataSourceRef")) {
+        (Some(source), None) => {
+            spec.insert("dataSourceRef".into(), source);
+        }
+        (None, Some(reference)) if reference.get("namespace").is_none_or(|v| v.is_null() || v == "") => {
+            spec.insert("dataSource".into(), reference);
+        }
+        _ => {}
+    }
 }
 
 /// Kinds that keep the status a client sends on create.
@@ -182,7 +215,12 @@ fn requester(call: &Call, object: &mut Value) {
 pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> Result<(), Status> {
     let def = &call.resource.def;
     project(&call.resource, old, new, subresource);
+    distinct_owners(new);
+    if def.group.is_empty() && def.kind == "PersistentVolumeClaim" && subresource.is_empty() {
+        data_sources(new);
+    }
     if def.group.is_empty() && def.kind == "Service" && subresource.is_empty() {
+        carry_service(&call.resource, old, new);
         crate::services::transition::settle(old, new);
     }
     let kept = ["uid", "creationTimestamp", "selfLink", "generateName", "namespace"];
@@ -320,7 +358,7 @@ fn put(object: &mut Value, field: &str, value: Option<Value>) {
 }
 
 /// A changed Service that says nothing of what was given to it keeps it.
-pub fn carry_service(resource: &Resource, old: &Value, new: &mut Value) {
+fn carry_service(resource: &Resource, old: &Value, new: &mut Value) {
     if !resource.def.group.is_empty() || resource.def.kind != "Service" {
         return;
     }
@@ -328,16 +366,29 @@ pub fn carry_service(resource: &Resource, old: &Value, new: &mut Value) {
         object::at(object, path).and_then(Value::as_str).unwrap_or("").to_string()
     };
     let external = |object: &Value| text(object, "spec.type") == "ExternalName";
+    if text(new, "spec.type").is_empty() && new.get("spec").is_some() {
+        object::set_at(new, "spec.type", "ClusterIP".into());
+    }
     if external(old) || external(new) {
         return;
     }
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         let path = format!("spec.{field}");
-        let absent =
-            object::at(new, &path).is_none_or(|value| matches!(value.as_str(), Some("")) || value.is_null());
+        let given = object::at(new, &path).filter(|value| !value.is_null());
+        let absent = given.is_none_or(|value| field == "clusterIP" && value == "");
         if absent && let Some(own) = object::at(old, &path) {
             object::set_at(new, &path, own.clone());
         }
+    }
+    let (before, after) = (text(old, "spec.clusterIP"), text(new, "spec.clusterIP"));
+    let list = object::at(new, "spec.clusterIPs").cloned();
+    if before != after && !after.is_empty() && list.as_ref() == object::at(old, "spec.clusterIPs") {
+        let mut ips = list.and_then(|list| list.as_array().cloned()).unwrap_or_default();
+        match ips.first_mut() {
+            Some(first) => *first = after.into(),
+            None => ips.push(after.into()),
+        }
+        object::set_at(new, "spec.clusterIPs", ips.into());
     }
     let health = "spec.healthCheckNodePort";
     if crate::services::healthy_port_wanted(new)

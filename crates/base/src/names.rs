@@ -90,6 +90,40 @@ pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     wrong
 }
 
+/// A subdomain whose labels may have underscores: search paths of resolvers.
+pub fn dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if text.len() > 253 {
+        wrong.push(max_len_error(253));
+    }
+    let label = |label: &str| {
+        framed(label.strip_prefix('_').unwrap_or(label), lower_alnum, |b| {
+            lower_alnum(b) || b"-_".contains(&b)
+        })
+    };
+    if !text.split('.').all(label) {
+        wrong.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+             must start and end with an alphanumeric character",
+            r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        ));
+    }
+    wrong
+}
+
+/// The name of an HTTP header.
+pub fn http_header_name(text: &str) -> Vec<String> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    vec![regex_error(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        "[-A-Za-z0-9]+",
+        &["X-Header-Name"],
+    )]
+}
+
 /// A DNS label as in RFC 1035: a letter first (names of services in older rules).
 pub fn dns1035_label(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();

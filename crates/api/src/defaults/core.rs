@@ -26,6 +26,9 @@ pub(super) fn pod(map: &mut Fields) {
 
 /// The account of a pod has two names, of which the older follows the newer.
 pub(super) fn pod_spec(map: &mut Fields) {
+    if map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        map.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
     let account = match text(map, "serviceAccountName") {
         "" => text(map, "serviceAccount").to_owned(),
         name => name.to_owned(),

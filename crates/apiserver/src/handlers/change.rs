@@ -81,7 +81,6 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
             return Ok(Changed::Value(new));
         }
         let server = call.server.clone();
-        prepare::carry_service(&call.resource, &old, &mut new);
         let mut reserved = services::allocate(&server, &call.resource, Some(&old), &mut new)?;
         let write = write(call, &current, &new);
         match call.server.store.write(write).await {

@@ -193,17 +193,22 @@ fn families(
     if families.is_empty() {
         families = asked_addresses.iter().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
     }
-    let policy = at(object, "spec.ipFamilyPolicy").and_then(Value::as_str).map(str::to_string);
-    let policy = policy.unwrap_or_else(|| {
-        if families.len() > 1 { "RequireDualStack".to_string() } else { "SingleStack".to_string() }
-    });
     let headless = at(object, "spec.clusterIP").and_then(Value::as_str) == Some("None");
     let selectorless = at(object, "spec.selector").and_then(Value::as_object).is_none_or(|s| s.is_empty());
+    let unselected = headless && selectorless;
+    let policy = at(object, "spec.ipFamilyPolicy").and_then(Value::as_str).map(str::to_string);
+    let policy = policy.unwrap_or_else(|| {
+        if families.len() > 1 || (families.is_empty() && unselected) {
+            "RequireDualStack".to_string()
+        } else {
+            "SingleStack".to_string()
+        }
+    });
     if families.is_empty() {
         families.extend(served.first());
     }
     for family in &families {
-        if !(served.contains(family) || headless && selectorless) {
+        if !(served.contains(family) || unselected) {
             let value = Value::from(*family);
             return Err(Cause::invalid("spec.ipFamilies[0]", &value, "not configured on this cluster"));
         }
@@ -213,7 +218,7 @@ fn families(
         _ => {
             let other = if families.first() == Some(&"IPv4") { "IPv6" } else { "IPv4" };
             let wanted = policy == "RequireDualStack" || served.contains(&other);
-            if policy == "RequireDualStack" && served.len() < 2 && !(headless && selectorless) {
+            if policy == "RequireDualStack" && served.len() < 2 && !unselected {
                 let what = "this cluster is not configured for dual-stack services";
                 return Err(Cause::invalid("spec.ipFamilyPolicy", &Value::from(policy.as_str()), what));
             }
