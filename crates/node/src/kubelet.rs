@@ -236,6 +236,17 @@ impl Kubelet {
         Ok(())
     }
 
+    /// Looks at the own node again when the pod does not fit it as it is remembered: its labels may just have changed.
+    pub(crate) async fn recall_node(&self, pod: &Pod) {
+        let known = self.node.lock().clone();
+        if known.as_ref().is_none_or(|node| pods::admit::selected(pod, node)) {
+            return;
+        }
+        if let Ok(Some(node)) = self.client.find::<Node>("", &self.options.name).await {
+            *self.node.lock() = Some(node);
+        }
+    }
+
     /// Hands every change of a pod to its worker.
     async fn dispatch(self: Arc<Self>) {
         self.pods.synced().await;

@@ -280,6 +280,9 @@ impl Worker {
             self.memory.not_before.remove("");
         }
         let pod = Arc::new(self.current());
+        if !self.admitted && snap.sandboxes.is_empty() {
+            self.k.recall_node(&pod).await;
+        }
         self.judge(&pod, &snap, now);
         self.probes.tell(&snap.seen, &mut self.memory);
         let plan = pods::plan::plan(&pod, &snap.seen, &self.memory, now);

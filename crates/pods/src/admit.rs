@@ -69,7 +69,9 @@ fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, i128>) -> Res
             *used.entry(k).or_default() += v;
         }
     }
-    for (name, wanted) in resources::requests(spec).into_iter().filter(|(_, v)| *v > 0) {
+    // What somebody else counts for this node is that one's to count.
+    let foreign = |name: &str| name.contains('/') && !allocatable.contains_key(name);
+    for (name, wanted) in resources::requests(spec).into_iter().filter(|(n, v)| *v > 0 && !foreign(n)) {
         let have = allocatable.get(&name).copied().unwrap_or(0);
         let taken = used.get(&name).copied().unwrap_or(0);
         if taken + wanted > have {
@@ -115,5 +117,26 @@ fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
         "Gt" => compare().is_some_and(|(a, b)| a > b),
         "Lt" => compare().is_some_and(|(a, b)| a < b),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_count_does_not_refuse_a_pod() {
+        let pod = |amounts: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"spec": {"containers": [
+                {"name": "c", "resources": {"requests": amounts}}]}}))
+            .expect("a pod")
+        };
+        let allocatable = BTreeMap::from([("cpu".to_string(), 1000), ("own.example/gpu".to_string(), 1000)]);
+        let admit = |amounts| admit(&pod(amounts), &[], None, &allocatable).map_err(|refusal| refusal.reason);
+        assert_eq!(admit(json!({"cpu": "1", "else.example/foo": "5"})), Ok(()));
+        assert_eq!(admit(json!({"own.example/gpu": "2"})), Err("OutOfown.example/gpu".to_string()));
+        assert_eq!(admit(json!({"cpu": "2"})), Err("OutOfcpu".to_string()));
     }
 }
