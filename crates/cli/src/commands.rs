@@ -280,6 +280,18 @@ pub enum Demo {
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         timeout: u64,
     },
+    /// Walk through what the cluster does: scale, crash, lose a node, load, roll out and back
+    Tour {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+        /// Give up on a step after this many seconds
+        #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+        timeout: u64,
+        /// Do not wait for Enter before each step
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Remove the demo application and its data
     Remove {
         /// The cluster

@@ -1,19 +1,8 @@
 //! One command from nothing to a cluster and back to nothing, in namespaces of the test's own.
-//!
-//! The steps are a shell script, as a person would type them: it runs as the first process of new network, mount and
-//! PID namespaces, which end everything it leaves behind.
 
-use std::process::Command;
+mod namespaces;
 
 const STEPS: &str = r#"
-set -eu
-ip link set lo up
-mkdir -p /run/netns
-mount -t tmpfs none /run/netns
-export HOME="$WORK/home" KUBECONFIG="$WORK/home/config" KUTTER_DATA_DIR="$WORK/data"
-mkdir -p "$HOME"
-
-say() { echo "--- $1"; }
 pid_of() { "$KUTTER" status -o json | python3 -c "
 import json, sys
 for p in json.load(sys.stdin)[0]['processes']:
@@ -95,16 +84,5 @@ say 'done'
 
 #[test]
 fn one_command_makes_a_cluster_and_one_removes_it() {
-    let work = tempfile::tempdir().expect("a folder");
-    let output = Command::new("unshare")
-        .args(["-n", "-m", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
-        .args(["bash", "-c", STEPS])
-        .env("WORK", work.path())
-        .env("STORAGE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/storage.py"))
-        .env("KUTTER", env!("CARGO_BIN_EXE_kutter"))
-        .output()
-        .expect("unshare runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success() && out.ends_with("--- done\n"), "{out}\n{err}");
+    namespaces::run(STEPS);
 }

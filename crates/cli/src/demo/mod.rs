@@ -2,6 +2,7 @@
 
 mod objects;
 mod program;
+mod tour;
 
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ pub async fn run(globals: &Globals, args: Demo) -> Result<(), CliError> {
         Demo::Deploy { cluster, timeout } => {
             let view = manager.cluster(&cluster).await?;
             deploy(globals, &view, Duration::from_secs(timeout)).await
+        }
+        Demo::Tour { cluster, timeout, yes } => {
+            let view = manager.cluster(&cluster).await?;
+            tour::run(globals, &manager, &view, Duration::from_secs(timeout), !yes).await
         }
         Demo::Remove { cluster } => remove(&manager.cluster(&cluster).await?).await,
     }
@@ -111,11 +116,16 @@ fn lacks(kind: &str, name: Option<&str>, wanted: i32, ready: i32) -> Option<Stri
     })
 }
 
+/// Where on this machine the cluster's ingress answers.
+fn door(view: &ClusterView) -> Result<String, CliError> {
+    view.ingress.clone().ok_or_else(|| {
+        CliError::told("no port of this machine leads to the cluster's ingress; see `kutter logs manager`")
+    })
+}
+
 /// Asks for the page through the ingress until it comes.
 async fn wait_page(view: &ClusterView, timeout: Duration) -> Result<String, CliError> {
-    let door = view.ingress.clone().ok_or_else(|| {
-        CliError::told("no port of this machine leads to the cluster's ingress; see `kutter logs manager`")
-    })?;
+    let door = door(view)?;
     let port = door.rsplit(':').next().unwrap_or("80");
     let address = if port == "80" { format!("http://{HOST}/") } else { format!("http://{HOST}:{port}/") };
     let mut last = String::from("no answer");
@@ -135,18 +145,24 @@ async fn wait_page(view: &ClusterView, timeout: Duration) -> Result<String, CliE
 }
 
 async fn page(door: &str) -> Result<(), String> {
+    let text = ask(door, "/").await?;
+    if text.contains(MARK) { Ok(()) } else { Err("another page".to_owned()) }
+}
+
+/// What the shop answers to a GET through the ingress.
+async fn ask(door: &str, path: &str) -> Result<String, String> {
     let asking = async {
         let stream = TcpStream::connect(door).await.map_err(|e| e.to_string())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         tokio::spawn(connection);
-        let request = Request::builder().uri("/").header("host", HOST).body(Empty::<bytes::Bytes>::new());
+        let request = Request::builder().uri(path).header("host", HOST).body(Empty::<bytes::Bytes>::new());
         let response =
             sender.send_request(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
-        let text = String::from_utf8_lossy(&body);
-        if status.is_success() && text.contains(MARK) { Ok(()) } else { Err(format!("{status}")) }
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status.is_success() { Ok(text) } else { Err(status.to_string()) }
     };
     let limit = Duration::from_secs(5);
     tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| Err("no answer within 5 s".into()))
