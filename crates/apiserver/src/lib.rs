@@ -35,6 +35,7 @@ pub mod server;
 mod shared;
 pub use shared::SharedRegistry;
 pub mod services;
+mod settle;
 mod start;
 pub mod status;
 pub mod usage;

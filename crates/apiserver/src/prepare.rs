@@ -10,6 +10,7 @@ use store::Draft;
 use crate::object::{self, is_deleting, meta_text, metadata_mut};
 use crate::resource::Resource;
 use crate::server::Call;
+use crate::settle;
 use crate::status::Status;
 
 /// Seconds a pod is given to end when nobody says otherwise.
@@ -33,12 +34,12 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
     if def.has_status() && clears_status(def) {
         clear_status(def, object);
     }
-    distinct_owners(object);
+    settle::distinct_owners(object);
     match (def.group.as_ref(), def.kind.as_ref()) {
         ("", "Pod") => pod(object),
         ("", "Namespace") => namespace(object),
         ("", "PersistentVolumeClaim") => {
-            data_sources(object);
+            settle::data_sources(object);
             object::set_at(object, "status", json!({"phase": "Pending"}));
         }
         ("", "PersistentVolume") => {
@@ -46,40 +47,12 @@ pub fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
             object::set_at(object, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
         }
         ("batch", "Job") => job(object),
+        ("apps", "DaemonSet") => settle::template_generation(None, object),
         ("certificates.k8s.io", "CertificateSigningRequest") => requester(call, object),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::prepare(object),
         _ => {}
     }
     Ok(())
-}
-
-/// The same owner named twice counts once.
-fn distinct_owners(object: &mut Value) {
-    let owners = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences"));
-    let Some(owners) = owners.and_then(Value::as_array_mut).filter(|owners| owners.len() > 1) else { return };
-    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
-    owners.retain(|owner| {
-        let new = !seen.contains(owner);
-        if new {
-            seen.push(owner.clone());
-        }
-        new
-    });
-}
-
-/// A claim's two ways to say where its data comes from say the same.
-fn data_sources(claim: &mut Value) {
-    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let get = |spec: &Map<String, Value>, field: &str| spec.get(field).filter(|v| !v.is_null()).cloned();
-    match (get(spec, "dataSource"), get(spec, "dataSourceRef")) {
-        (Some(source), None) => {
-            spec.insert("dataSourceRef".into(), source);
-        }
-        (None, Some(reference)) if reference.get("namespace").is_none_or(|v| v.is_null() || v == "") => {
-            spec.insert("dataSource".into(), reference);
-        }
-        _ => {}
-    }
 }
 
 /// Kinds that keep the status a client sends on create.
@@ -215,10 +188,7 @@ fn requester(call: &Call, object: &mut Value) {
 pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> Result<(), Status> {
     let def = &call.resource.def;
     project(&call.resource, old, new, subresource);
-    distinct_owners(new);
-    if def.group.is_empty() && def.kind == "PersistentVolumeClaim" && subresource.is_empty() {
-        data_sources(new);
-    }
+    settle::update(def, old, new, subresource);
     if def.group.is_empty() && def.kind == "Service" && subresource.is_empty() {
         carry_service(&call.resource, old, new);
         crate::services::transition::settle(old, new);

@@ -164,7 +164,8 @@ fn common(spec: &At<'_>) {
     }
 }
 
-fn domain_path(at: &At<'_>) {
+/// A path that begins with a domain.
+pub fn domain_path(at: &At<'_>) {
     let text = at.text();
     match text.split_once('/') {
         _ if text.is_empty() => at.required(""),

@@ -8,6 +8,7 @@
 //!
 //! Rules read value trees in canonical form with all defaults. Nothing is allocated while nothing is wrong.
 
+mod autoscaling;
 pub mod check;
 mod container;
 mod core;
@@ -15,11 +16,13 @@ mod handler;
 mod job;
 mod meta;
 mod net;
+mod networking;
 mod placement;
 mod pod;
 mod pod_change;
 mod resources;
 mod service;
+mod small;
 mod storage;
 mod volume;
 mod workload;
@@ -54,7 +57,10 @@ pub fn rules(group: &str, kind: &str) -> Option<Rules> {
         ("", kind) => return core::rules(kind),
         ("apps", kind) => return workload::rules(kind),
         ("batch", kind) => return job::rules(kind),
-        _ => return None,
+        ("networking.k8s.io", kind) => return networking::rules(kind),
+        ("discovery.k8s.io", "EndpointSlice") => (networking::slice, networking::slice_update),
+        ("autoscaling", kind) => return autoscaling::rules(kind),
+        (group, kind) => return small::rules(group, kind),
     };
     Some(Rules { create, update })
 }

@@ -66,3 +66,10 @@ pub fn masked(ip: IpAddr, length: u8) -> IpAddr {
         }
     }
 }
+
+/// Whether `inner` is a part of `outer`, and not all of it.
+pub fn within(outer: (IpAddr, u8), inner: (IpAddr, u8)) -> bool {
+    outer.0.is_ipv4() == inner.0.is_ipv4()
+        && inner.1 > outer.1
+        && masked(inner.0, outer.1) == masked(outer.0, outer.1)
+}

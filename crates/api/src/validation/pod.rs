@@ -437,15 +437,22 @@ fn names_of_host(at: &At<'_>) {
 /// The template of a workload: labels, annotations and a pod that is not one yet.
 pub fn template(at: &At<'_>) {
     let metadata = at.get("metadata");
-    meta::labels(&metadata.get("labels"));
-    meta::annotations(&metadata.get("annotations"));
-    annotations(&metadata.get("annotations"), &at.get("spec"));
+    template_meta(at, &metadata);
     spec(&at.get("spec"), "", false);
     let ephemeral = at.get("spec");
     let ephemeral = ephemeral.get("ephemeralContainers");
     if !ephemeral.is_empty() {
         ephemeral.forbidden("ephemeral containers not allowed in pod template");
     }
+}
+
+/// Labels and annotations of a template, whose paths leave `metadata` out.
+fn template_meta(at: &At<'_>, metadata: &At<'_>) {
+    meta::labels(&at.get("labels").with(metadata.get("labels").value));
+    let place = at.get("annotations");
+    let own = place.with(metadata.get("annotations").value);
+    meta::annotations(&own);
+    annotations(&own, &at.get("spec"));
 }
 
 /// Annotations that mean something to pods.

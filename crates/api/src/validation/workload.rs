@@ -76,13 +76,13 @@ fn selector(at: &At<'_>, kind: &str) -> bool {
     good
 }
 
-/// Whether the template's labels fulfil a selector that is not empty.
+/// Whether the template's labels fulfil the selector; no selector selects nothing.
 fn matches(spec: &At<'_>, template: &At<'_>) {
     let selector = spec.get("selector");
-    let some = selector.get("matchLabels").len() + selector.get("matchExpressions").len() > 0;
+    let some = !selector.get("matchLabels").is_empty() || !selector.get("matchExpressions").is_empty();
     let metadata = template.get("metadata");
     let labels = metadata.get("labels");
-    if some && !meta::selects(&selector, labels.value) {
+    if !selector.is_set() || (some && !meta::selects(&selector, labels.value)) {
         labels.invalid(NO_MATCH);
     }
 }
@@ -280,8 +280,9 @@ fn with_claims(spec: &At<'_>) -> Option<Value> {
     pod.remove("subdomain");
     if !claims.is_empty() {
         let names: Vec<&Value> = claims.value.as_array()?.iter().map(|c| &c["metadata"]["name"]).collect();
-        let volume = |name: &&Value| json!({"name": name, "persistentVolumeClaim": {"claimName": "claim"}});
-        let mut volumes: Vec<Value> = names.iter().map(volume).collect();
+        let volume = |name: &&Value| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        let distinct = names.iter().enumerate().filter(|(i, name)| !names[..*i].contains(name));
+        let mut volumes: Vec<Value> = distinct.map(|(_, name)| volume(name)).collect();
         let given = pod.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
         volumes.extend(given.into_iter().filter(|volume| !names.contains(&&volume["name"])));
         pod.insert("volumes".to_string(), Value::Array(volumes));

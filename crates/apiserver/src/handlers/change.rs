@@ -71,8 +71,11 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
         let mut new = make(&old)?;
         check_identity(call, name, &new)?;
         let conditional = check_version(call, &current, &old, &new, way)?;
-        prepare::update(call, &old, &mut new, subresource)?;
         codec::default(&call.resource.def, &mut new);
+        prepare::update(call, &old, &mut new, subresource)?;
+        if call.resource.def.custom {
+            codec::default(&call.resource.def, &mut new);
+        }
         admit(call, name, &old, &mut new, way).await?;
         if without_version(&new) == without_version(&old) {
             return Ok(if dry_run { Changed::Value(old) } else { Changed::Stored(current) });

@@ -44,6 +44,7 @@ pub async fn create_object(
     if !meta_text(&object, "resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
+    codec::default(&call.resource.def, &mut object);
     let prefix = meta_text(&object, "generateName").to_string();
     let generated = object::name(&object).is_empty() && !prefix.is_empty();
     let mut attempts = 0;

@@ -1,0 +1,102 @@
+//! Validation of built-in kinds: objects with one field changed, and what upstream v1.36 says of them.
+
+use api::Registry;
+use serde_json::Value;
+
+const TABLE: &str = include_str!("validation.table");
+
+/// Sets the value at a slash-separated path, or takes it away when the new value is null.
+fn change(object: &mut Value, path: &str, new: Value) {
+    let (up, last) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut here = object;
+    for key in up.split('/').filter(|key| !key.is_empty()) {
+        here = descend(here, key);
+    }
+    match (here, new) {
+        (Value::Array(list), Value::Null) => {
+            list.remove(last.parse().expect("index"));
+        }
+        (Value::Object(map), Value::Null) => {
+            map.remove(last);
+        }
+        (here, new) => *descend(here, last) = new,
+    }
+}
+
+fn descend<'a>(here: &'a mut Value, key: &str) -> &'a mut Value {
+    match here {
+        Value::Array(list) => &mut list[key.parse::<usize>().expect("index")],
+        other => &mut other[key],
+    }
+}
+
+#[test]
+fn table() {
+    let registry = Registry::builtin();
+    let mut base = Value::Null;
+    let (mut wrong, mut cases) = (Vec::new(), 0);
+    for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let Some(case) = line.strip_prefix("create ") else {
+            let (_, object) = line.split_once(' ').expect("kind and object");
+            base = serde_json::from_str(object).expect(object);
+            continue;
+        };
+        let (case, want) = case.split_once(" => ").expect("case and errors");
+        let (path, value) = case.split_once(' ').expect("path and value");
+        let mut object = base.clone();
+        change(&mut object, path, serde_json::from_str(value).expect(value));
+        let (group, version) = api::kinds::split(base["apiVersion"].as_str().expect("apiVersion"));
+        let kind = base["kind"].as_str().expect("kind");
+        let def = registry.by_kind(group, version, kind).expect(kind);
+        schema::canonicalize(def.schema(), &mut object).expect(line);
+        schema::defaulting::default(def.schema(), &mut object);
+        if def.namespaced() {
+            object["metadata"]["namespace"] = "v".into();
+        }
+        let mut got: Vec<String> =
+            api::validation::create(def, &object).iter().map(ToString::to_string).collect();
+        got.sort();
+        cases += 1;
+        if got.join("; ") != want {
+            wrong.push(format!("{kind} {case}\n  got  {}\n  want {want}", got.join("; ")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {cases} differ\n{}", wrong.len(), wrong.join("\n"));
+    assert!(cases > 300, "{cases}");
+}
+
+#[test]
+fn fields_that_never_change() {
+    let registry = Registry::builtin();
+    let cases = [
+        (
+            "apps",
+            "Deployment",
+            r#"{"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#,
+            "spec/selector/matchLabels/a",
+            "spec.selector",
+        ),
+        ("", "Secret", r#"{"type":"Opaque"}"#, "type", "type"),
+        ("storage.k8s.io", "StorageClass", r#"{"provisioner":"a.b/c"}"#, "provisioner", "provisioner"),
+        (
+            "scheduling.k8s.io",
+            "PriorityClass",
+            r#"{"preemptionPolicy":"Never"}"#,
+            "preemptionPolicy",
+            "preemptionPolicy",
+        ),
+        ("node.k8s.io", "RuntimeClass", r#"{"handler":"h"}"#, "handler", "handler"),
+        ("", "ConfigMap", r#"{"immutable":true,"data":{"a":"b"}}"#, "data/a", "data"),
+    ];
+    for (group, kind, object, path, field) in cases {
+        let def = registry.by_kind(group, "v1", kind).expect(kind);
+        let old: Value = serde_json::from_str(object).expect(object);
+        let mut new = old.clone();
+        change(&mut new, path, "x".into());
+        let errors = api::validation::update(def, "", &old, &new);
+        let immutable = |e: &&schema::FieldError| e.field == field && e.detail.contains("field is immutable");
+        assert!(errors.iter().any(|e| immutable(&e)), "{kind}: {errors:?}");
+        let same = api::validation::update(def, "", &old, &old);
+        assert!(!same.iter().any(|e| immutable(&e)), "{kind}: {same:?}");
+    }
+}
