@@ -7,6 +7,7 @@ pub mod admission;
 mod answer;
 pub mod authenticate;
 pub mod authorize;
+mod backup;
 mod bootstrap;
 mod codec;
 mod config;

@@ -43,6 +43,7 @@ pub async fn answer(
             Ok(tokens(server, |tokens| tokens.discovery(server.settings.advertise)))
         }
         ["openid", "v1", "jwks"] => Ok(tokens(server, |tokens| tokens.key_set())),
+        ["kutter", "backup"] => crate::backup::answer(server, query).await,
         ["openapi", ..] => crate::openapi::answer(server, &segments, head),
         [] => Ok(answer::value(200, negotiate::Format::Json, &paths(server))),
         _ => Ok(answer::text(404, "404 page not found\n")),

@@ -49,6 +49,8 @@ pub struct ApiServer {
     stop: tokio::sync::watch::Sender<bool>,
     /// Rules of roles and bindings.
     pub rbac: Arc<crate::authorize::Rbac>,
+    /// The store, where it is one that can be backed up, and the data directory.
+    pub embedded: std::sync::OnceLock<(Arc<store::Embedded>, std::path::PathBuf)>,
     /// What nodes last said of their usage.
     pub samples: crate::usage::Samples,
     /// Which namespaces have quotas to be counted.
@@ -121,6 +123,7 @@ impl ApiServer {
             tokens: std::sync::OnceLock::new(),
             rbac,
             quotas: crate::quota::Quotas::default(),
+            embedded: std::sync::OnceLock::new(),
             samples: crate::usage::Samples::default(),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })

@@ -136,6 +136,9 @@ impl ApiServer {
                 .map_err(|source| StartError::Listen { address, source })?;
             listeners.push(listener);
         }
+        if let Some(embedded) = &embedded {
+            let _ = server.embedded.set((embedded.clone(), config.data_dir.clone()));
+        }
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
         let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
         let quotas = tokio::spawn(crate::quota::run(server.clone()));

@@ -62,6 +62,42 @@ pub enum Command {
     Demo(Demo),
     /// Say what this machine lacks and how to mend it
     Doctor,
+    /// Write all objects of a running cluster to a file
+    Backup(Backup),
+    /// Put a backup in the place of a stopped cluster's objects
+    Restore(Restore),
+}
+
+/// `kutter backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The file, which must not exist
+    pub file: PathBuf,
+    /// The cluster
+    #[arg(long, default_value = "default")]
+    pub cluster: String,
+    /// An API server of its own, by an administrator's kubeconfig
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Leave out the keys of secrets: restoring then needs the store's file `keys`
+    #[arg(long)]
+    pub without_keys: bool,
+}
+
+/// `kutter restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup
+    pub file: PathBuf,
+    /// The cluster, which must be stopped
+    #[arg(long, default_value = "default")]
+    pub cluster: String,
+    /// Another place: the folder `store` of an API server's data directory
+    #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
+    pub to: Option<PathBuf>,
+    /// The keys of a backup that was taken without them
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
 }
 
 /// `kutter up`.

@@ -3,6 +3,7 @@
 //! [`Command`] is the one definition from which parsing, help, man pages and completions come. User commands talk
 //! to the manager over its socket and to clusters over the Kubernetes API; they hold no state of their own.
 
+mod backup;
 mod cluster;
 mod commands;
 mod demo;
@@ -74,6 +75,8 @@ pub fn run(globals: &Globals, command: Command) -> Result<(), CliError> {
             Command::Image(args) => image::run(globals, args).await,
             Command::Demo(args) => demo::run(globals, args).await,
             Command::Doctor => doctor::run(globals),
+            Command::Backup(args) => backup::backup(globals, args).await,
+            Command::Restore(args) => backup::restore(globals, args).await,
         }
     })
 }

@@ -7,7 +7,7 @@ mod roles;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,6 +51,16 @@ enum Command {
     /// Run the managed service
     #[command(hide = true)]
     Manager,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for every command into a folder
+    Man {
+        /// The folder
+        dir: std::path::PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -69,6 +79,12 @@ fn main() -> ExitCode {
         Command::Scheduler(args) => roles::scheduler::run(args),
         Command::Shop(args) => shop::run(args).map_err(Into::into),
         Command::Supervisor(args) => roles::supervisor::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kutter", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(Into::into)
+        }
+        Command::Man { dir } => man(&dir),
         Command::Version => {
             println!("kutter {} (Kubernetes v1.36)", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -81,4 +97,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn man(dir: &std::path::Path) -> Result<(), roles::RoleError> {
+    std::fs::create_dir_all(dir)?;
+    Ok(clap_mangen::generate_to(Cli::command(), dir)?)
 }

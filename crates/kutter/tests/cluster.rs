@@ -56,9 +56,17 @@ test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 3
 "$KUTTER" nodepool scale pool --count 2 > /dev/null
 storage nodes 2
 
+say 'a backup of the running cluster'
+"$KUTTER" backup "$WORK/backup" | grep -q 'objects at revision'
+if "$KUTTER" backup "$WORK/backup" 2> "$WORK/exists"; then exit 1; fi
+grep -q 'exists' "$WORK/exists"
+if "$KUTTER" restore "$WORK/backup" 2> "$WORK/runs"; then exit 1; fi
+grep -q 'stop it with' "$WORK/runs"
+
 say 'down keeps the data, up brings it back'
 "$KUTTER" down
 test -d "$KUTTER_DATA_DIR/clusters/default/control-plane/store"
+"$KUTTER" restore "$WORK/backup" | grep -q 'kept at'
 "$KUTTER" up --timeout 60 > /dev/null
 storage count 2
 
