@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod authorize;
 mod backup;
 mod bootstrap;
+mod certificates;
 mod codec;
 mod config;
 pub mod connect;

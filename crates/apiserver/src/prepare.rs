@@ -189,6 +189,9 @@ pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> R
     let def = &call.resource.def;
     project(&call.resource, old, new, subresource);
     settle::update(def, old, new, subresource);
+    if def.group == "certificates.k8s.io" && def.kind == "CertificateSigningRequest" {
+        crate::certificates::settle(old, new, subresource);
+    }
     if def.group.is_empty() && def.kind == "Service" && subresource.is_empty() {
         carry_service(&call.resource, old, new);
         crate::services::transition::settle(old, new);

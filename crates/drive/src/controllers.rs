@@ -10,6 +10,7 @@ use crate::shell::{Controller, Settings, Shell};
 
 mod autoscaler;
 mod batch;
+mod certificates;
 mod disruption;
 mod lifecycle;
 mod network;
@@ -48,6 +49,9 @@ pub const ALL: &[Controller] = &[
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
     Controller { name: "disruption-controller", wire: disruption::budget },
     Controller { name: "horizontal-pod-autoscaler", wire: autoscaler::horizontal },
+    Controller { name: "certificatesigningrequest-approving-controller", wire: certificates::approver },
+    Controller { name: "certificatesigningrequest-signing-controller", wire: certificates::signer },
+    Controller { name: "certificatesigningrequest-cleaner-controller", wire: certificates::cleaner },
     Controller { name: "node-controller", wire: nodes::lifecycle },
     Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
     Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },

@@ -21,4 +21,4 @@ pub use caches::Caches;
 pub use events::Recorder;
 pub use metrics::Metrics;
 pub use queue::Queue;
-pub use shell::{Controller, Pass, Planner, Settings, Shell, Wiring};
+pub use shell::{Authority, Controller, Pass, Planner, Settings, Shell, Wiring};

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use client::{Cache, Change, Client, Kind, ObjectKey};
+use controllers::certificates::Request;
 use controllers::{Failure, Plan, Wake};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -59,11 +60,23 @@ impl Planner {
     }
 }
 
+/// Reads certificate requests and signs them. Errors say what is wrong with the request.
+pub trait Authority: std::fmt::Debug + Send + Sync {
+    /// What a PKCS#10 request (PEM) asks for.
+    fn read(&self, request: &[u8]) -> Result<Request, String>;
+    /// A certificate (PEM) for a request, with usages in the words of `certificates.k8s.io`.
+    fn sign(&self, request: &[u8], usages: &[String], life: Duration) -> Result<String, String>;
+    /// When a certificate (PEM) ends.
+    fn expiry(&self, certificate: &[u8]) -> Option<Timestamp>;
+}
+
 /// What controllers are to know of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The certificate that vouches for the API server, PEM; published in every namespace.
     pub root_ca: Option<String>,
+    /// What signs the requests of the cluster's own signers; without it they stay unsigned.
+    pub authority: Option<Arc<dyn Authority>>,
     /// How long a node may be silent before its pods are given up; `None` takes upstream's 50 seconds.
     pub node_grace: Option<Duration>,
 }

@@ -1,6 +1,10 @@
 //! Controllers against a real API server; a hollow kubelet stands in for nodes.
 
+#[path = "../src/roles/authority.rs"]
+mod authority;
+
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, Config as ServerConfig};
@@ -8,6 +12,7 @@ use client::{Cache, Client, Config, DeleteOptions, Kind, ListOptions, Patch, Wri
 use drive::controllers::Options;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
@@ -28,7 +33,12 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let server = ApiServer::start(ServerConfig::new(dir.path(), "127.0.0.1:0".parse()?)).await?;
         let client = Client::from_config(Config::from_kubeconfig(&server.admin_kubeconfig, None)?)?;
-        let settings = drive::Settings { root_ca: Some("CA".to_owned()), ..drive::Settings::default() };
+        let authority = serve::pki::Authority::load_or_generate(&dir.path().join("pki"), "ca", "ca")?;
+        let settings = drive::Settings {
+            root_ca: Some("CA".to_owned()),
+            authority: Some(Arc::new(authority::Signer(authority))),
+            ..drive::Settings::default()
+        };
         let controllers =
             drive::controllers::start(client.clone(), &Options { settings, ..Options::default() });
         let kubelet = tokio::spawn(hollow(client.clone()));
@@ -140,6 +150,59 @@ async fn workloads_live_and_namespaces_end() -> Outcome {
 
     cluster.client.delete::<Namespace>("", "t", &DeleteOptions::default()).await?;
     cluster.until::<Namespace>("t", |n| n.is_none()).await?;
+    cluster.end().await;
+    Ok(())
+}
+
+/// A request for a certificate, PEM, as JSON holds bytes.
+fn request(name: &str, group: &str) -> Result<Value, Box<dyn Error>> {
+    let mut params = rcgen::CertificateParams::new(Vec::new())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let pem = params.serialize_request(&rcgen::KeyPair::generate()?)?.pem()?;
+    Ok(serde_json::to_value(k8s_openapi::ByteString(pem.into_bytes()))?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_approved_signed_and_refused() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let usages = json!(["digital signature", "client auth"]);
+    let spec = |signer: &str, request: Value| {
+        json!({"request": request, "signerName": format!("kubernetes.io/{signer}"), "usages": usages,
+            "expirationSeconds": 3600})
+    };
+    let is_issued = |r: Option<&CertificateSigningRequest>| {
+        let status = r.and_then(|r| r.status.as_ref());
+        let pem = status.and_then(|s| s.certificate.as_ref());
+        pem.is_some_and(|pem| serve::pki::expiry(&pem.0).is_ok())
+    };
+
+    // A node's own certificate is approved for whoever may have it approved.
+    let node = spec("kube-apiserver-client-kubelet", request("system:node:a", "system:nodes")?);
+    cluster.create::<CertificateSigningRequest>("node", node).await?;
+    cluster.until("node", is_issued).await?;
+
+    // Anybody else's waits for a decision, which is dated.
+    let user = spec("kube-apiserver-client", request("jane", "developers")?);
+    cluster.create::<CertificateSigningRequest>("user", user).await?;
+    let approved =
+        json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "Test"}]}});
+    let (kind, patch) = (CertificateSigningRequest::resource(), Patch::Merge(approved));
+    let options = WriteOptions::default();
+    let _: Value = cluster.client.patch_at(&kind, ("", "user"), Some("approval"), &patch, &options).await?;
+    cluster.until("user", is_issued).await?;
+    cluster
+        .until::<CertificateSigningRequest>("user", |r| {
+            let conditions = r.and_then(|r| r.status.as_ref()?.conditions.as_ref());
+            conditions.is_some_and(|all| all.len() == 1 && all[0].last_update_time.is_some())
+        })
+        .await?;
+
+    let masters = spec("kube-apiserver-client", request("jane", "system:masters")?);
+    let refused = cluster.create::<CertificateSigningRequest>("masters", masters).await;
+    let message = refused.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("with system:masters group is not allowed"), "{message}");
     cluster.end().await;
     Ok(())
 }

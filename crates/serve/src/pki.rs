@@ -95,7 +95,7 @@ pub const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// One year: the life of what it issues by default.
 pub const LEAF_LIFE: Duration = Duration::from_secs(365 * 86_400);
 /// Certificates begin this much before now, for clocks that lag.
-const BACKDATE: Duration = Duration::from_secs(300);
+pub const BACKDATE: Duration = Duration::from_secs(300);
 
 impl Authority {
     /// A new self-signed authority.
@@ -169,6 +169,30 @@ impl Authority {
         Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
     }
 
+    /// Signs a PKCS#10 request (PEM) with the usages it was approved for, in the words of
+    /// `certificates.k8s.io`. Fails on usages that are not known, and on subjects that name an attribute twice.
+    pub fn sign_request(&self, pem: &[u8], usages: &[String], life: Duration) -> Result<String, PkiError> {
+        let failed = |source| PkiError::Make { subject: "certificate request".to_string(), source };
+        if read_request(pem)?.repeats {
+            return Err(PkiError::Parse("the subject names an attribute more than once".to_string()));
+        }
+        let text = std::str::from_utf8(pem).map_err(|cause| PkiError::Parse(cause.to_string()))?;
+        let mut request = CertificateSigningRequestParams::from_pem(text).map_err(failed)?;
+        request.params.is_ca = IsCa::ExplicitNoCa;
+        request.params.key_usages.clear();
+        request.params.extended_key_usages.clear();
+        for usage in usages {
+            match (key_usage(usage), extended_usage(usage)) {
+                (Some(usage), _) => request.params.key_usages.push(usage),
+                (None, Some(usage)) => request.params.extended_key_usages.push(usage),
+                (None, None) => return Err(PkiError::Parse(format!("unrecognized usage {usage:?}"))),
+            }
+        }
+        request.params.use_authority_key_identifier_extension = true;
+        validity(&mut request.params, life);
+        Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
+    }
+
     /// The pair `NAME` of `directory` if it still is good for `subject`, is of this authority and is not yet due
     /// for renewal; a new one, written there, otherwise.
     pub fn maintain(&self, directory: &Path, name: &str, subject: &Subject) -> Result<Pair, PkiError> {
@@ -201,6 +225,107 @@ impl Authority {
             && subject.dns.iter().all(|name| has(GeneralName::DNSName(name)))
             && subject.ips.iter().all(|ip| has(GeneralName::IPAddress(&octets(ip))))
     }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+/// What a PKCS#10 request asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requested {
+    /// The subject's common name, or empty.
+    pub name: String,
+    /// The subject's organizations.
+    pub organizations: Vec<String>,
+    /// Whether the subject names an attribute more than once, or several in one part.
+    pub repeats: bool,
+    /// How many DNS names.
+    pub dns: usize,
+    /// How many addresses.
+    pub ips: usize,
+    /// How many mail addresses.
+    pub emails: usize,
+    /// How many URIs.
+    pub uris: usize,
+}
+
+/// Reads a PKCS#10 request (PEM) and checks that its maker holds the key.
+pub fn read_request(pem: &[u8]) -> Result<Requested, PkiError> {
+    use x509_parser::prelude::*;
+    let bad = |cause: String| PkiError::Parse(cause);
+    let (_, pem) = parse_x509_pem(pem).map_err(|cause| bad(cause.to_string()))?;
+    if pem.label != "CERTIFICATE REQUEST" {
+        return Err(bad("PEM block type must be CERTIFICATE REQUEST".to_string()));
+    }
+    let (_, request) =
+        X509CertificationRequest::from_der(&pem.contents).map_err(|cause| bad(cause.to_string()))?;
+    request.verify_signature().map_err(|cause| bad(cause.to_string()))?;
+    let subject = &request.certification_request_info.subject;
+    let text = |value: &AttributeTypeAndValue<'_>| {
+        value.as_str().map(str::to_owned).map_err(|cause| bad(cause.to_string()))
+    };
+    let mut asked = Requested { ..Requested::default() };
+    for organization in subject.iter_organization() {
+        asked.organizations.push(text(organization)?);
+    }
+    if let Some(name) = subject.iter_common_name().last() {
+        asked.name = text(name)?;
+    }
+    let mut seen = std::collections::HashSet::new();
+    asked.repeats = subject.iter_rdn().any(|part| part.iter().count() != 1)
+        || subject.iter_attributes().any(|attribute| !seen.insert(attribute.attr_type().to_id_string()));
+    for extension in request.requested_extensions().into_iter().flatten() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+        for name in &names.general_names {
+            match name {
+                GeneralName::DNSName(_) => asked.dns += 1,
+                GeneralName::IPAddress(_) => asked.ips += 1,
+                GeneralName::RFC822Name(_) => asked.emails += 1,
+                GeneralName::URI(_) => asked.uris += 1,
+                _ => return Err(bad("a kind of subjectAltName that is not known".to_string())),
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// When a certificate (PEM) ends.
+pub fn expiry(certificate_pem: &[u8]) -> Result<OffsetDateTime, PkiError> {
+    use x509_parser::prelude::*;
+    let (_, pem) = parse_x509_pem(certificate_pem).map_err(|cause| PkiError::Parse(cause.to_string()))?;
+    let leaf = pem.parse_x509().map_err(|cause| PkiError::Parse(cause.to_string()))?;
+    Ok(leaf.validity().not_after.to_datetime())
+}
+
+fn key_usage(name: &str) -> Option<KeyUsagePurpose> {
+    Some(match name {
+        "signing" | "digital signature" => KeyUsagePurpose::DigitalSignature,
+        "content commitment" => KeyUsagePurpose::ContentCommitment,
+        "key encipherment" => KeyUsagePurpose::KeyEncipherment,
+        "key agreement" => KeyUsagePurpose::KeyAgreement,
+        "data encipherment" => KeyUsagePurpose::DataEncipherment,
+        "cert sign" => KeyUsagePurpose::KeyCertSign,
+        "crl sign" => KeyUsagePurpose::CrlSign,
+        "encipher only" => KeyUsagePurpose::EncipherOnly,
+        "decipher only" => KeyUsagePurpose::DecipherOnly,
+        _ => return None,
+    })
+}
+
+fn extended_usage(name: &str) -> Option<ExtendedKeyUsagePurpose> {
+    Some(match name {
+        "any" => ExtendedKeyUsagePurpose::Any,
+        "server auth" => ExtendedKeyUsagePurpose::ServerAuth,
+        "client auth" => ExtendedKeyUsagePurpose::ClientAuth,
+        "code signing" => ExtendedKeyUsagePurpose::CodeSigning,
+        "email protection" | "s/mime" => ExtendedKeyUsagePurpose::EmailProtection,
+        "timestamping" => ExtendedKeyUsagePurpose::TimeStamping,
+        "ocsp signing" => ExtendedKeyUsagePurpose::OcspSigning,
+        _ => return None,
+    })
 }
 
 impl Pair {

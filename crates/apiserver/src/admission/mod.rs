@@ -5,6 +5,7 @@ mod escalation;
 pub mod quota;
 mod review;
 mod rules;
+mod signers;
 mod webhooks;
 
 use std::future::Future;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(Builtin),
         Arc::new(Escalation),
+        Arc::new(signers::Signers),
         Arc::new(webhooks::Webhooks),
         // Last, so that nothing is counted that is refused afterwards.
         Arc::new(quota::Quota),

@@ -43,7 +43,8 @@ pub fn run(args: Args) -> Result<(), RoleError> {
 
 async fn serve(args: Args) -> Result<(), RoleError> {
     let (first, rest) = args.listen.split_first().ok_or("an address to listen on is needed")?;
-    let ca = args.data_dir.join("pki/ca.crt");
+    let pki = args.data_dir.join("pki");
+    let ca = pki.join("ca.crt");
     let dns = args.service_cidr.first().and_then(|range| super::addons::dns_address(&range.to_string()));
     let config = Config {
         also_listen: rest.to_vec(),
@@ -57,7 +58,12 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         Client::new(Arc::new(LocalTransport::new(Arc::clone(&running.server), Identity::system(name))))
     };
     let root_ca = std::fs::read_to_string(&ca)?;
-    let settings = drive::Settings { root_ca: Some(root_ca), ..drive::Settings::default() };
+    let authority = serve::pki::Authority::load_or_generate(&pki, "ca", "kubernetes-ca")?;
+    let settings = drive::Settings {
+        root_ca: Some(root_ca),
+        authority: Some(Arc::new(super::authority::Signer(authority))),
+        ..drive::Settings::default()
+    };
     let controllers = drive::controllers::Options { settings, ..Default::default() };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     if let Some(dns) = dns {

@@ -2,6 +2,7 @@
 
 mod addons;
 pub mod apiserver;
+mod authority;
 pub mod bench;
 pub mod controllers;
 pub mod controlplane;
