@@ -364,7 +364,8 @@ fn at_most_replicas(status: &At<'_>, fields: &[&str]) {
     let all = status.get("replicas").int();
     for field in fields {
         if status.get(field).int() > all {
-            status.get(field).invalid("cannot be greater than status.replicas");
+            let count = status.get(field);
+            count.invalid_as(count.int(), "cannot be greater than status.replicas");
         }
     }
 }
