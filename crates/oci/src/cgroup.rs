@@ -91,8 +91,9 @@ impl Cgroups {
                 }
                 dir.push(part);
                 match std::fs::create_dir(&dir) {
+                    // Who made an existing one may not have come to its sets yet.
                     Ok(()) => inherit_cpuset(&dir),
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => inherit_cpuset(&dir),
                     Err(e) => return Err(named(e, "create cgroup", &dir)),
                 }
             }
