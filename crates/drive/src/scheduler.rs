@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use client::{Cache, Client, Error, ObjectKey, Patch};
 use controllers::{Note, Target};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
+use scheduler::preempt::Preemption;
 use scheduler::queue::Queue;
 use scheduler::volumes::{Choice, Needs};
 use scheduler::{PodInfo, Snapshot, Unschedulable, solve};
@@ -20,6 +22,7 @@ use crate::Recorder;
 use crate::caches::Caches;
 use crate::lease::Election;
 
+mod preemption;
 mod volumes;
 
 use volumes::Shelf;
@@ -63,13 +66,19 @@ pub async fn start(caches: &Caches) {
         recorder: Recorder::start(caches.client().clone(), NAME, ""),
         shelf: Shelf::new(caches),
         pods: pods.clone(),
-        state: Mutex::new(State { snapshot: Snapshot::new(), queue: Queue::new() }),
+        budgets: caches.get::<PodDisruptionBudget>(),
+        state: Mutex::new(State {
+            snapshot: Snapshot::new(),
+            queue: Queue::new(),
+            nominated: preemption::Nominated::new(),
+        }),
         ready: Notify::new(),
         writes: Arc::new(Semaphore::new(WRITES_MAX)),
         started: Instant::now(),
     });
     pods.synced().await;
     nodes.synced().await;
+    work.budgets.synced().await;
     work.shelf.synced().await;
     hook_nodes(&work, &nodes);
     hook_pods(&work, &pods);
@@ -82,12 +91,13 @@ pub async fn start(caches: &Caches) {
     work.run().await;
 }
 
-/// A node and what is to be written first, or why there is none.
-type Decision = Result<(String, Choice), String>;
+/// A node and what is to be written first, or why there is none and whom to preempt for one.
+type Decision = Result<(String, Choice), (String, Option<Preemption>)>;
 
 struct State {
     snapshot: Snapshot,
     queue: Queue,
+    nominated: preemption::Nominated,
 }
 
 struct Work {
@@ -95,6 +105,7 @@ struct Work {
     recorder: Recorder,
     shelf: Arc<Shelf>,
     pods: Cache<Pod>,
+    budgets: Cache<PodDisruptionBudget>,
     state: Mutex<State>,
     ready: Notify,
     writes: Arc<Semaphore>,
@@ -162,6 +173,7 @@ fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
             }
             (Some(old), None) => {
                 state.queue.remove(&key);
+                state.nominated.remove(old.metadata.uid.as_deref().unwrap_or_default());
                 state.snapshot.remove_pod(old.metadata.uid.as_deref().unwrap_or_default());
                 state.queue.wake();
             }
@@ -195,7 +207,12 @@ impl Work {
                 tokio::spawn(async move {
                     match decision {
                         Ok((node, choice)) => work.put(&pod, &node, choice, permit).await,
-                        Err(why) => work.refuse(&pod, &why).await,
+                        Err((why, preemption)) => {
+                            work.refuse(&pod, &why).await;
+                            if let Some(preemption) = preemption {
+                                work.evict(&pod, preemption).await;
+                            }
+                        }
                     }
                 });
             }
@@ -232,6 +249,10 @@ impl Work {
                 continue;
             }
             let mut info = PodInfo::of(pod.clone());
+            let kept = {
+                let State { snapshot, nominated, .. } = &mut *state;
+                preemption::keep_places(snapshot, nominated, &pod)
+            };
             let solved = match Needs::of(&pod, &self.shelf.storage()) {
                 Ok(needs) => {
                     info.volumes = needs;
@@ -239,15 +260,26 @@ impl Work {
                 }
                 Err(why) => Err(Unschedulable::everywhere(&state.snapshot, why)),
             };
+            let hopeless = solved.as_ref().is_err_and(|why| why.everywhere.is_some() || why.nodes == 0);
+            let helped = match &solved {
+                Err(_) if !hopeless => Some(self.nominate(&mut state, &info)),
+                _ => None,
+            };
+            kept.iter().for_each(|uid| state.snapshot.remove_pod(uid));
             let decision = match solved {
                 Ok(placement) => {
+                    state.nominated.remove(info.uid());
                     let choice = self.shelf.reserve(&info, state.snapshot.node(&placement.node));
                     state.snapshot.place(info, &placement.node);
                     Ok((placement.node, choice))
                 }
                 Err(unschedulable) => {
                     state.queue.refuse(key, now);
-                    Err(unschedulable.to_string())
+                    Err(match helped {
+                        Some(Ok(preemption)) => (unschedulable.to_string(), Some(preemption)),
+                        Some(Err(why)) => (format!("{unschedulable} preemption: {why}"), None),
+                        None => (unschedulable.to_string(), None),
+                    })
                 }
             };
             return Some((pod, decision));

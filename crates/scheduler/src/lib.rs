@@ -7,12 +7,11 @@
 //!     Err(unschedulable) => unschedulable.to_string(),      // "0/3 nodes are available: 2 Insufficient cpu, …."
 //! }
 //! ```
-//!
-//! Preemption is not here yet: docs/roadmap.md.
 
 pub mod affinity;
 mod filter;
 mod info;
+pub mod preempt;
 pub mod queue;
 mod resources;
 mod score;

@@ -1,0 +1,174 @@
+//! Preemption: which pods of lower priority must go so that a pod finds a place. Follows upstream's
+//! `DefaultPreemption`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::affinity::selector_matches;
+use crate::filter;
+use crate::info::PodInfo;
+use crate::snapshot::Snapshot;
+use crate::topology::Demands;
+
+/// How many nodes are tried out for one pod.
+const CANDIDATES_MAX: usize = 100;
+const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+
+/// Where a pod will have a place once these are gone.
+#[derive(Debug, Clone)]
+pub struct Preemption {
+    /// The node.
+    pub node: String,
+    /// The pods that must go.
+    pub victims: Vec<Arc<Pod>>,
+}
+
+/// The pod's priority.
+pub fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
+}
+
+/// A node that was tried out.
+struct Candidate {
+    node: String,
+    victims: Vec<PodInfo>,
+    violations: usize,
+}
+
+/// Finds the place whose making hurts least, or says in upstream's words why there is none.
+pub fn preempt(
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Result<Preemption, String> {
+    let own = priority(&pod.pod);
+    if pod.spec().preemption_policy.as_deref() == Some("Never") {
+        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+    }
+    let demands = Demands::of(snapshot, pod);
+    let mut trial = snapshot.clone();
+    let mut best: Option<Candidate> = None;
+    let (mut nodes, mut tried, mut why) = (0, 0, BTreeMap::<&str, usize>::new());
+    for node in snapshot.nodes() {
+        nodes += 1;
+        let mut reasons = filter::reasons(pod, node);
+        reasons.extend(demands.reason(node).map(str::to_owned));
+        if !reasons.iter().all(|reason| is_resolvable(reason)) {
+            *why.entry(NOT_HELPFUL).or_default() += 1;
+            continue;
+        }
+        let lower: Vec<PodInfo> = node.pods.values().filter(|p| priority(&p.pod) < own).cloned().collect();
+        if lower.is_empty() || tried >= CANDIDATES_MAX {
+            *why.entry(NO_VICTIMS).or_default() += 1;
+            continue;
+        }
+        tried += 1;
+        match try_out(&mut trial, pod, node.name(), lower, budgets) {
+            Some(candidate) => {
+                if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
+                    best = Some(candidate);
+                }
+            }
+            None => *why.entry(NO_VICTIMS).or_default() += 1,
+        }
+    }
+    match best {
+        Some(best) => {
+            let victims = best.victims.into_iter().map(|v| v.pod).collect();
+            Ok(Preemption { node: best.node, victims })
+        }
+        None => {
+            let reasons: Vec<String> = why.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+            Err(format!("0/{nodes} nodes are available: {}.", reasons.join(", ")))
+        }
+    }
+}
+
+/// Whether fewer pods on the node could change a refusal.
+fn is_resolvable(reason: &str) -> bool {
+    const FIXED: [&str; 6] = [
+        "node(s) were unschedulable",
+        "node(s) didn't match the requested node name",
+        "node(s) had untolerated taint",
+        "node(s) didn't match Pod's node affinity",
+        "node(s) had volume node affinity conflict",
+        "node(s) didn't find available persistent volumes",
+    ];
+    !FIXED.iter().any(|fixed| reason.starts_with(fixed)) && !reason.contains("missing required label")
+}
+
+fn fits(trial: &Snapshot, pod: &PodInfo, node: &str) -> bool {
+    let Some(node) = trial.node(node) else { return false };
+    filter::reasons(pod, node).is_empty() && Demands::of(trial, pod).reason(node).is_none()
+}
+
+/// Takes all lower pods away and gives back as many as the pod leaves room for, the most important ones first.
+fn try_out(
+    trial: &mut Snapshot,
+    pod: &PodInfo,
+    node: &str,
+    mut lower: Vec<PodInfo>,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Option<Candidate> {
+    lower.iter().for_each(|p| trial.remove_pod(p.uid()));
+    let mut victims = Vec::new();
+    let mut violations = 0;
+    let possible = fits(trial, pod, node);
+    if possible {
+        lower.sort_by_key(|p| (Reverse(priority(&p.pod)), start(&p.pod), p.uid().to_owned()));
+        let (guarded, free) = by_budgets(lower.clone(), budgets);
+        for (p, is_guarded) in
+            guarded.into_iter().map(|p| (p, true)).chain(free.into_iter().map(|p| (p, false)))
+        {
+            trial.place(p.clone(), node);
+            if !fits(trial, pod, node) {
+                trial.remove_pod(p.uid());
+                violations += usize::from(is_guarded);
+                victims.push(p);
+            }
+        }
+    }
+    lower.into_iter().for_each(|p| trial.place(p, node));
+    (possible && !victims.is_empty()).then(|| Candidate { node: node.to_owned(), victims, violations })
+}
+
+/// The pods whose eviction would break a budget, and the others.
+fn by_budgets(pods: Vec<PodInfo>, budgets: &[Arc<PodDisruptionBudget>]) -> (Vec<PodInfo>, Vec<PodInfo>) {
+    let mut left: Vec<i32> =
+        budgets.iter().map(|b| b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)).collect();
+    pods.into_iter().partition(|p| {
+        let mut broken = false;
+        for (budget, left) in budgets.iter().zip(&mut left) {
+            let same = budget.metadata.namespace.as_deref() == Some(p.namespace());
+            let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+            if same && selector.is_some() && selector_matches(selector, p.pod.metadata.labels.as_ref()) {
+                *left -= 1;
+                broken |= *left < 0;
+            }
+        }
+        broken
+    })
+}
+
+fn start(pod: &Pod) -> Timestamp {
+    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+    let created = || pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    started.or_else(created).unwrap_or(Timestamp::MIN)
+}
+
+/// What is hurt, the worse the more: broken budgets, the highest priority, all priorities, how many, and how long the
+/// most important of them have run.
+fn cost(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<Timestamp>) {
+    let priorities = candidate.victims.iter().map(|v| priority(&v.pod));
+    let highest = priorities.clone().max().unwrap_or(i32::MIN);
+    let sum = priorities.map(|p| i64::from(p) + i64::from(i32::MAX) + 1).sum();
+    let important = candidate.victims.iter().filter(|v| priority(&v.pod) == highest);
+    let earliest = important.map(|v| start(&v.pod)).min().unwrap_or(Timestamp::MIN);
+    (candidate.violations, highest, sum, candidate.victims.len(), Reverse(earliest))
+}
