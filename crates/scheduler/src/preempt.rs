@@ -52,7 +52,8 @@ pub fn preempt(
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
     let demands = Demands::of(snapshot, pod);
-    let mut trial = snapshot.clone();
+    // The copy to try things out on is made for the first node that has somebody to preempt.
+    let mut trial: Option<Snapshot> = None;
     let mut best: Option<Candidate> = None;
     let (mut nodes, mut tried, mut why) = (0, 0, BTreeMap::<&str, usize>::new());
     for node in snapshot.nodes() {
@@ -69,7 +70,8 @@ pub fn preempt(
             continue;
         }
         tried += 1;
-        match try_out(&mut trial, pod, node.name(), lower, budgets) {
+        let trial = trial.get_or_insert_with(|| snapshot.clone());
+        match try_out(trial, pod, node.name(), lower, budgets) {
             Some(candidate) => {
                 if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
                     best = Some(candidate);
