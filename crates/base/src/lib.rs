@@ -1,9 +1,11 @@
-//! Words every layer shares: quantities, timestamps, names.
+//! Words every layer shares: quantities, timestamps, names, bootstrap tokens.
 //!
+//! - [`bootstrap`]: tokens of those who join, and the secrets that hold them.
 //! - [`quantity::Quantity`]: exact parse, canonical form, arithmetic, comparison.
 //! - [`time`]: RFC 3339 with seconds and with microseconds.
 //! - [`names`]: the rules for names, labels and keys, with their messages.
 
+pub mod bootstrap;
 pub mod names;
 pub mod quantity;
 pub mod time;

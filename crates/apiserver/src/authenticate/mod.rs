@@ -1,5 +1,6 @@
 //! Who sends a request. The first credential that an [`Authenticator`] knows decides.
 
+pub mod bootstrap;
 mod certificate;
 mod impersonate;
 pub mod token;
