@@ -1,8 +1,10 @@
 //! A load generator that drives any Kubernetes API server through the same phases.
 //!
 //! Every worker has one HTTP/1.1 connection over TLS and sends one request after the other, so that the load is the
-//! same for every server. Objects live in the namespace `kutter-bench`, which is made first and removed last.
+//! same for every server. Objects live in the namespace `kutter-bench`, which is made first and removed last. The
+//! phases `schedule` and `deploy` need the server's scheduler and controllers to run; nodes are objects alone.
 
+mod cluster;
 mod connection;
 mod phases;
 mod report;
@@ -34,6 +36,18 @@ pub struct Args {
     /// Leave out phases whose names contain one of these
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     pub skip: Vec<String>,
+    /// Run only phases whose names contain one of these; `schedule` and `deploy` run only if named here
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Nodes in the schedule phases
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub nodes: usize,
+    /// Pods in each schedule phase
+    #[arg(long, default_value_t = 5_000, value_name = "N")]
+    pub pods: usize,
+    /// Replicas in the deploy phases
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
+    pub replicas: usize,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -53,6 +67,18 @@ pub enum BenchError {
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The cluster did not get there in time.
+    #[error("{done} of {wanted} pods {what} after {seconds} s: do the scheduler and the controllers run?")]
+    Late {
+        /// What pods were waited for to be.
+        what: &'static str,
+        /// How many were.
+        done: usize,
+        /// How many should be.
+        wanted: usize,
+        /// How long nothing more happened.
+        seconds: u64,
     },
     /// The server refused a request that should succeed.
     #[error("{what}: the server answered {status}: {body}")]

@@ -13,22 +13,29 @@ use serde_json::json;
 use crate::report::{Phase, Report};
 use crate::{Args, BenchError, Endpoint, Worker};
 
-const NAMESPACE: &str = "kutter-bench";
-const JSON: &str = "application/json";
-const MERGE: &str = "application/merge-patch+json";
+/// Where everything of a run lives.
+pub const NAMESPACE: &str = "kutter-bench";
+/// The usual content type.
+pub const JSON: &str = "application/json";
+/// The content type of merge patches.
+pub const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 /// How often a whole list is read by each client.
 const LISTS: usize = 5;
 /// How long the watch phases update.
 const WATCH_SECONDS: u64 = 5;
 
-/// What one request of a phase is: the method, path, content type and body of the `n`-th.
-type Make = fn(usize) -> (Method, String, &'static str, Bytes);
+/// One request: the method, path, content type and body.
+pub type Request = (Method, String, &'static str, Bytes);
 
-struct Bench<'a> {
-    args: &'a Args,
-    endpoint: Arc<Endpoint>,
-    report: Report,
+/// A run under way.
+pub struct Bench<'a> {
+    /// What was asked for.
+    pub args: &'a Args,
+    /// The server.
+    pub endpoint: Arc<Endpoint>,
+    /// The figures so far.
+    pub report: Report,
 }
 
 /// Runs every phase that is not left out.
@@ -53,9 +60,10 @@ pub async fn all(args: &Args, endpoint: Arc<Endpoint>) -> Result<Report, BenchEr
     bench.requests("apply update", many, wide, apply_again).await?;
     bench.watch("watch, 200 updates/s", Some(200)).await?;
     bench.watch("watch, flat out", None).await?;
+    let outcome = crate::cluster::all(&mut bench).await;
     let path = format!("/api/v1/namespaces/{NAMESPACE}");
     first.call(Method::DELETE, &path, JSON, Bytes::new()).await?;
-    Ok(bench.report)
+    outcome.map(|()| bench.report)
 }
 
 /// Pods are refused until the namespace has its service account, which a controller makes; where none runs, it is
@@ -70,8 +78,10 @@ async fn wait_for_account(worker: &mut Worker) -> Result<(), BenchError> {
 }
 
 impl Bench<'_> {
-    fn skips(&self, name: &str) -> bool {
-        self.args.skip.iter().any(|word| name.contains(word.as_str()))
+    /// Whether a phase of this name is left out.
+    pub fn skips(&self, name: &str) -> bool {
+        let named = |words: &[String]| words.iter().any(|word| name.contains(word.as_str()));
+        named(&self.args.skip) || !self.args.only.is_empty() && !named(&self.args.only)
     }
 
     /// `count` requests shared by `width` connections.
@@ -80,20 +90,32 @@ impl Bench<'_> {
         name: &'static str,
         count: usize,
         width: usize,
-        make: Make,
+        make: fn(usize) -> Request,
     ) -> Result<(), BenchError> {
         if self.skips(name) {
             return Ok(());
         }
+        let started = Instant::now();
+        let (times, bytes) = self.send(count, width, make).await?;
+        self.note(name, started.elapsed(), bytes, &times);
+        Ok(())
+    }
+
+    /// Sends `count` requests over `width` connections; gives the times they took and the size of the answers.
+    pub async fn send(
+        &self,
+        count: usize,
+        width: usize,
+        make: impl Fn(usize) -> Request + Clone + Send + 'static,
+    ) -> Result<(Histogram<u64>, usize), BenchError> {
         let mut workers = Vec::new();
         for _ in 0..width {
             workers.push(self.endpoint.connect().await?);
         }
         let next = Arc::new(AtomicUsize::new(0));
-        let started = Instant::now();
         let tasks: Vec<_> = workers
             .into_iter()
-            .map(|worker| tokio::spawn(work(worker, Arc::clone(&next), count, make)))
+            .map(|worker| tokio::spawn(work(worker, Arc::clone(&next), count, make.clone())))
             .collect();
         let mut times = histogram();
         let mut bytes = 0;
@@ -102,8 +124,7 @@ impl Bench<'_> {
             times.add(own).ok();
             bytes += size;
         }
-        self.note(name, started.elapsed(), bytes, &times);
-        Ok(())
+        Ok((times, bytes))
     }
 
     /// Watchers of one configmap while it is updated, at a rate or as fast as it goes.
@@ -153,7 +174,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn note(&mut self, name: &'static str, taken: Duration, bytes: usize, times: &Histogram<u64>) {
+    /// Puts a phase into the report.
+    pub fn note(&mut self, name: &'static str, taken: Duration, bytes: usize, times: &Histogram<u64>) {
         let memory = self.args.pids.iter().map(|pid| resident_mib(*pid)).sum();
         let phase = Phase::new(name, taken.as_secs_f64(), bytes, times, memory);
         if !self.args.json {
@@ -163,7 +185,8 @@ impl Bench<'_> {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of microseconds.
+pub fn histogram() -> Histogram<u64> {
     // Up to 100 s in microseconds with three digits: the bounds are constants that the type accepts.
     Histogram::new_with_bounds(1, 100_000_000, 3).unwrap_or_else(|_| unreachable!("constant bounds"))
 }
@@ -172,7 +195,7 @@ async fn work(
     mut worker: Worker,
     next: Arc<AtomicUsize>,
     count: usize,
-    make: Make,
+    make: impl Fn(usize) -> Request,
 ) -> Result<(Histogram<u64>, usize), BenchError> {
     let mut times = histogram();
     let mut bytes = 0;
@@ -232,11 +255,12 @@ fn resident_mib(pid: u32) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
-fn in_namespace(plural: &str, rest: &str) -> String {
+/// The path of a core collection of the run.
+pub fn in_namespace(plural: &str, rest: &str) -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/{plural}{rest}")
 }
 
-fn create_configmap(n: usize) -> (Method, String, &'static str, Bytes) {
+fn create_configmap(n: usize) -> Request {
     let body = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("cm-{n}"), "labels": {"n": (n % 100).to_string()}},
         "data": {"text": "x".repeat(512)},
@@ -244,12 +268,12 @@ fn create_configmap(n: usize) -> (Method, String, &'static str, Bytes) {
     (Method::POST, in_namespace("configmaps", ""), JSON, body.to_string().into())
 }
 
-fn get_configmap(n: usize) -> (Method, String, &'static str, Bytes) {
+fn get_configmap(n: usize) -> Request {
     (Method::GET, in_namespace("configmaps", &format!("/cm-{n}")), JSON, Bytes::new())
 }
 
 /// A pod of about 4 KB once it is stored.
-fn create_pod(n: usize) -> (Method, String, &'static str, Bytes) {
+fn create_pod(n: usize) -> Request {
     let env: Vec<_> =
         (0..12).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "v".repeat(40)})).collect();
     let body = json!({
@@ -268,25 +292,25 @@ fn create_pod(n: usize) -> (Method, String, &'static str, Bytes) {
     (Method::POST, in_namespace("pods", ""), JSON, body.to_string().into())
 }
 
-fn get_pod(n: usize) -> (Method, String, &'static str, Bytes) {
+fn get_pod(n: usize) -> Request {
     (Method::GET, in_namespace("pods", &format!("/pod-{n}")), JSON, Bytes::new())
 }
 
-fn patch_status(n: usize) -> (Method, String, &'static str, Bytes) {
+fn patch_status(n: usize) -> Request {
     let body = json!({"status": {"phase": "Running", "message": format!("patched {n}"), "conditions": [
         {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
     (Method::PATCH, in_namespace("pods", &format!("/pod-{n}/status")), MERGE, body.to_string().into())
 }
 
-fn list_pods(_: usize) -> (Method, String, &'static str, Bytes) {
+fn list_pods(_: usize) -> Request {
     (Method::GET, in_namespace("pods", ""), JSON, Bytes::new())
 }
 
-fn list_by_label(n: usize) -> (Method, String, &'static str, Bytes) {
+fn list_by_label(n: usize) -> Request {
     (Method::GET, in_namespace("pods", &format!("?labelSelector=n%3D{}", n % 100)), JSON, Bytes::new())
 }
 
-fn list_by_field(n: usize) -> (Method, String, &'static str, Bytes) {
+fn list_by_field(n: usize) -> Request {
     (
         Method::GET,
         in_namespace("pods", &format!("?fieldSelector=metadata.name%3Dpod-{n}")),
@@ -295,11 +319,11 @@ fn list_by_field(n: usize) -> (Method, String, &'static str, Bytes) {
     )
 }
 
-fn list_page(_: usize) -> (Method, String, &'static str, Bytes) {
+fn list_page(_: usize) -> Request {
     (Method::GET, in_namespace("pods", "?limit=500"), JSON, Bytes::new())
 }
 
-fn applied(n: usize, text: &str) -> (Method, String, &'static str, Bytes) {
+fn applied(n: usize, text: &str) -> Request {
     let body = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("applied-{n}"), "labels": {"app": "bench"}},
         "data": {"text": text, "more": "x".repeat(256)},
@@ -308,10 +332,10 @@ fn applied(n: usize, text: &str) -> (Method, String, &'static str, Bytes) {
     (Method::PATCH, path, APPLY, body.to_string().into())
 }
 
-fn apply_first(n: usize) -> (Method, String, &'static str, Bytes) {
+fn apply_first(n: usize) -> Request {
     applied(n, "first")
 }
 
-fn apply_again(n: usize) -> (Method, String, &'static str, Bytes) {
+fn apply_again(n: usize) -> Request {
     applied(n, "again")
 }
