@@ -19,6 +19,9 @@ pub struct Globals {
     /// How to print: a table for people, JSON for machines
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Output,
+    /// File with values for flags that are not given otherwise; /etc/kutter/config.yaml if that exists
+    #[arg(long, global = true, env = "KUTTER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// How results are printed.

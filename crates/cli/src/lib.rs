@@ -6,6 +6,7 @@
 mod backup;
 mod cluster;
 mod commands;
+pub mod config;
 mod demo;
 mod doctor;
 mod down;

@@ -3,11 +3,14 @@
 //! Each role is a file in `roles/` with a `clap::Args` struct named `Args` and a `run(Args)` function; this file
 //! only chooses. User commands live in the crate `cli`.
 
+#[cfg(test)]
+mod flags;
 mod roles;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,8 +68,25 @@ enum Command {
     Version,
 }
 
+/// Reads the command line, over the environment, over the configuration file. What a manager starts is told
+/// everything by it and reads no file.
+fn command_line() -> Result<Cli, roles::RoleError> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let managed = std::env::var_os(manager::RUN_VARIABLE).is_some();
+    let variable = if managed { Some(OsString::new()) } else { std::env::var_os(cli::config::VARIABLE) };
+    let command = cli::config::layered(Cli::command(), &arguments, variable)?;
+    let mut matches = command.get_matches_from(arguments);
+    Ok(Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit()))
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command_line() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("kutter: {}", roles::chain(error.as_ref()));
+            return ExitCode::from(2);
+        }
+    };
     let result: Result<(), roles::RoleError> = match cli.command {
         Command::Bench(args) => roles::bench::run(args),
         Command::Controllers(args) => roles::controllers::run(args),
