@@ -86,7 +86,13 @@ impl<'a> Schemas<'a> {
     pub(super) fn finish(mut self) -> Value {
         while let Some(name) = self.todo.pop() {
             let definition = match special(&name, self.edition) {
-                Some(definition) => definition,
+                Some(mut definition) => {
+                    let text = name.split_once('.').and_then(|(module, ty)| self.docs.ty(module, ty));
+                    if let Some(text) = text {
+                        definition["description"] = text.into();
+                    }
+                    definition
+                }
                 None => {
                     let schema = builtin(&name);
                     schema.object().map_or_else(|| json!({}), |o| self.definition(o))

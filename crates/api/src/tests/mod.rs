@@ -3,6 +3,7 @@
 mod custom;
 mod decode;
 mod defaults;
+mod docs;
 mod documents;
 mod roundtrip;
 
