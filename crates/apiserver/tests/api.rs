@@ -1,5 +1,6 @@
 //! The protocol as clients see it: requests to a real server over TLS, and what must come back.
 
+mod access;
 mod harness;
 
 use harness::{start, with_server};
@@ -547,41 +548,5 @@ fn tokens_are_known_while_what_they_are_bound_to_exists() {
         assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 401);
         let keys = api.get("/openid/v1/jwks").await;
         assert_eq!(keys.text("/keys/0/alg"), "ES256");
-    });
-}
-
-#[test]
-fn bootstrap_tokens_are_known_by_their_secret() {
-    with_server(|api| async move {
-        let secrets = "/api/v1/namespaces/kube-system/secrets";
-        let secret = r#"{"metadata":{"name":"bootstrap-token-abcdef"},"type":"bootstrap.kubernetes.io/token","stringData":{"token-id":"abcdef","token-secret":"0123456789abcdef","usage-bootstrap-authentication":"true","auth-extra-groups":"system:bootstrappers:kubeadm:default-node-token"}}"#;
-        let bearer = [("authorization", "Bearer abcdef.0123456789abcdef")];
-        assert_eq!(api.send_anonymous("GET", "/version", &bearer).await.code, 401);
-        assert_eq!(api.post(secrets, secret).await.code, 201);
-        assert_eq!(api.send_anonymous("GET", "/version", &bearer).await.code, 200);
-        let wrong = [("authorization", "Bearer abcdef.0123456789abcdee")];
-        assert_eq!(api.send_anonymous("GET", "/version", &wrong).await.code, 401);
-        let review = r#"{"spec":{"token":"abcdef.0123456789abcdef"}}"#;
-        let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
-        assert_eq!(review.text("/status/user/username"), "system:bootstrap:abcdef");
-        let groups = serde_json::json!([
-            "system:bootstrappers",
-            "system:bootstrappers:kubeadm:default-node-token",
-            "system:authenticated"
-        ]);
-        assert_eq!(review.body["status"]["user"]["groups"], groups);
-        let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-        assert_eq!(api.send_anonymous("GET", requests, &bearer).await.code, 403);
-        let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:node-bootstrapper"},"subjects":[{"kind":"Group","name":"system:bootstrappers","apiGroup":"rbac.authorization.k8s.io"}]}"#;
-        api.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
-        let mut tries = 0;
-        while api.send_anonymous("GET", requests, &bearer).await.code != 200 {
-            tries += 1;
-            assert!(tries < 500, "the binding has no effect");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        let expired = r#"{"stringData":{"expiration":"2020-01-01T00:00:00Z"}}"#;
-        api.patch("merge", &format!("{secrets}/bootstrap-token-abcdef"), expired).await;
-        assert_eq!(api.send_anonymous("GET", "/version", &bearer).await.code, 401);
     });
 }

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod escalation;
 pub mod node;
+pub mod podsecurity;
 pub mod quota;
 pub mod rbac;
 pub mod roles;

@@ -2,6 +2,7 @@
 
 mod builtin;
 mod escalation;
+mod podsecurity;
 pub mod quota;
 mod review;
 mod rules;
@@ -63,6 +64,7 @@ pub struct AdmissionContext<'a> {
 pub fn all() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(Builtin),
+        Arc::new(podsecurity::PodSecurity),
         Arc::new(Escalation),
         Arc::new(signers::Signers),
         Arc::new(webhooks::Webhooks),
