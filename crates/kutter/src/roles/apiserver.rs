@@ -44,6 +44,7 @@ fn store(text: &str) -> Result<StoreChoice, String> {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
+    super::allow_huge_pages(false);
     let config = Config {
         advertise: args.advertise,
         names: args.names,

@@ -29,6 +29,7 @@ pub struct Args {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
+    super::allow_huge_pages(false);
     let config = Config::infer(args.kubeconfig.as_deref(), args.context.as_deref())?;
     let root_ca = config.ca.as_ref().map(client::Material::read).transpose()?;
     let root_ca = root_ca.map(String::from_utf8).transpose()?;

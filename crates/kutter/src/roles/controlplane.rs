@@ -38,6 +38,7 @@ pub struct Args {
 /// Runs until it is told to stop.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
+    super::allow_huge_pages(false);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
 }
 

@@ -75,6 +75,7 @@ pub struct Args {
 /// Runs until it is interrupted. Containers go on.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
+    super::allow_huge_pages(false);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), None)?)?;
     let name = match &args.name {
