@@ -56,13 +56,14 @@ async fn list(globals: &Globals) -> Result<(), CliError> {
 pub async fn nodepool(globals: &Globals, command: Nodepool) -> Result<(), CliError> {
     let manager = Manager::running(globals).await?;
     match command {
-        Nodepool::Add { name, cluster, count, cpus, memory_mib, labels, taints } => {
+        Nodepool::Add { name, cluster, count, cpus, memory_mib, max_pods, labels, taints } => {
             let body = json!({
                 "count": count,
                 "cpus": cpus,
                 "memoryMib": memory_mib,
-                "labels": parse_labels(&labels)?,
-                "taints": taints,
+                "maxPods": max_pods,
+                "labels": (!labels.is_empty()).then(|| parse_labels(&labels)).transpose()?,
+                "taints": (!taints.is_empty()).then_some(taints),
             });
             put(globals, &manager, &cluster, &name, &body).await
         }
@@ -107,10 +108,13 @@ fn print_pools(globals: &Globals, view: &ClusterView) -> Result<(), CliError> {
         .iter()
         .map(|p| {
             let (cpus, memory) = (limit(u64::from(p.cpus), ""), limit(p.memory_mib, "Mi"));
-            vec![p.name.clone(), p.count.to_string(), cpus, memory, p.max_pods.to_string()]
+            let labels: Vec<String> = p.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let or_none = |list: &[String]| if list.is_empty() { "-".to_owned() } else { list.join(",") };
+            let (labels, taints) = (or_none(&labels), or_none(&p.taints));
+            vec![p.name.clone(), p.count.to_string(), cpus, memory, p.max_pods.to_string(), labels, taints]
         })
         .collect();
-    print!("{}", table(&["NAME", "COUNT", "CPUS", "MEMORY", "MAX PODS"], &rows));
+    print!("{}", table(&["NAME", "COUNT", "CPUS", "MEMORY", "MAX PODS", "LABELS", "TAINTS"], &rows));
     Ok(())
 }
 

@@ -208,22 +208,25 @@ pub enum Cluster {
 /// `kutter nodepool …`.
 #[derive(Debug, Subcommand)]
 pub enum Nodepool {
-    /// Add a pool of local nodes
+    /// Add a pool of local nodes, or change what its nodes are
     Add {
         /// Its name
         name: String,
         /// The cluster
         #[arg(long, default_value = "default")]
         cluster: String,
-        /// How many nodes
-        #[arg(long, default_value_t = 1)]
-        count: u32,
+        /// How many nodes; 1 if absent, or as many as there are
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
         /// CPU cores of each node; all of this machine if absent
         #[arg(long)]
         cpus: Option<u32>,
         /// Memory of each node in MiB; all of this machine if absent
         #[arg(long)]
         memory_mib: Option<u64>,
+        /// Pods each node takes at most
+        #[arg(long, value_name = "N")]
+        max_pods: Option<u32>,
         /// Labels of the nodes
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,

@@ -93,7 +93,7 @@ pub struct NodePool {
 }
 
 fn max_pods_default() -> u32 {
-    250
+    PODS_MAX
 }
 
 /// Why a wanted state is refused.
@@ -107,6 +107,12 @@ pub enum SpecError {
     /// More nodes than one machine is allowed to carry.
     #[error("{0} nodes in a pool are too many: at most {1}")]
     Count(u32, u32),
+    /// The nodes would be too small to run anything.
+    #[error("{0} MiB of memory are too few for a node: at least {1}")]
+    Memory(u64, u64),
+    /// A number of pods that a node cannot have.
+    #[error("{0} pods on a node are not possible: 1 to {1}")]
+    Pods(u32, u32),
     /// A taint cannot be read.
     #[error("taint {0:?} cannot be read: write key=value:NoSchedule, :PreferNoSchedule or :NoExecute")]
     Taint(String),
@@ -123,6 +129,10 @@ pub const POOLS_MAX: usize = 8;
 /// Most local nodes in one pool: `POOLS_MAX` pools of this size fill a cluster's node network below its load
 /// balancer addresses.
 pub const POOL_COUNT_MAX: u32 = 23;
+/// Least memory of a node with a limit of its own, in MiB.
+pub const MEMORY_MIB_MIN: u64 = 256;
+/// Most pods on a node: what its range of addresses carries.
+pub const PODS_MAX: u32 = 250;
 /// Most clusters on one machine.
 pub const CLUSTERS_MAX: usize = 200;
 
@@ -173,10 +183,22 @@ impl NodePool {
         if self.count > POOL_COUNT_MAX {
             return Err(SpecError::Count(self.count, POOL_COUNT_MAX));
         }
+        if (1..MEMORY_MIB_MIN).contains(&self.memory_mib) {
+            return Err(SpecError::Memory(self.memory_mib, MEMORY_MIB_MIN));
+        }
+        if !(1..=PODS_MAX).contains(&self.max_pods) {
+            return Err(SpecError::Pods(self.max_pods, PODS_MAX));
+        }
         match self.taints.iter().find(|t| !is_taint(t)) {
             Some(taint) => Err(SpecError::Taint(taint.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Whether nodes started for `before` must be told something new to be what this pool asks for.
+    pub fn differs_inside(&self, before: &NodePool) -> bool {
+        let inside = |p: &NodePool| (p.cpus, p.memory_mib, p.max_pods, p.labels.clone(), p.taints.clone());
+        inside(self) != inside(before)
     }
 
     /// Which member of the pool this node is, stopped or not.
@@ -245,6 +267,12 @@ mod tests {
         pool.taints = vec!["gpu".into()];
         assert_eq!(pool.check(), Err(SpecError::Taint("gpu".into())));
         pool.taints.clear();
+        pool.memory_mib = 64;
+        assert_eq!(pool.check(), Err(SpecError::Memory(64, MEMORY_MIB_MIN)));
+        pool.memory_mib = 0;
+        pool.max_pods = 0;
+        assert_eq!(pool.check(), Err(SpecError::Pods(0, PODS_MAX)));
+        pool.max_pods = 30;
         pool.count = POOL_COUNT_MAX + 1;
         assert!(matches!(pool.check(), Err(SpecError::Count(..))));
     }

@@ -1,59 +1,21 @@
 """The storage steps of the cluster test: storage.py STEP [ARGUMENT]. Talks to the API and to the demo's shop."""
 
-import base64
 import json
 import os
 import re
-import ssl
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+
+from api import api
 
 CLAIM = "/api/v1/namespaces/shop/persistentvolumeclaims/data-database-0"
 POD = "/api/v1/namespaces/shop/pods/database-0"
 SET = "/apis/apps/v1/namespaces/shop/statefulsets/database"
 PATIENCE_S = 60
 NOTE = os.path.join(os.environ["WORK"], "volume")
-
-
-def context():
-    """The administrator's TLS identity and the server's address, from the kubeconfig."""
-    with open(os.environ["KUBECONFIG"], encoding="utf-8") as file:
-        text = file.read()
-
-    def field(name):
-        # Long values are folded to a line of their own.
-        return re.search(rf"{name}: (?:>-\s+)?[\"']?([^\"'\s]+)", text).group(1)
-
-    def data(name):
-        return base64.b64decode(field(name)).decode()
-
-    tls = ssl.create_default_context(cadata=data("certificate-authority-data"))
-    with tempfile.NamedTemporaryFile("w") as pair:
-        pair.write(data("client-certificate-data") + "\n" + data("client-key-data"))
-        pair.flush()
-        tls.load_cert_chain(pair.name)
-    return field("server"), tls
-
-
-SERVER, TLS = context()
-
-
-def api(method, path, body=None, kind="application/json"):
-    """The answer's object; None when there is none of that name."""
-    request = urllib.request.Request(
-        SERVER + path, method=method, data=None if body is None else json.dumps(body).encode(), headers={"content-type": kind}
-    )
-    try:
-        with urllib.request.urlopen(request, context=TLS, timeout=10) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return None
-        raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from error
 
 
 def until(what, holds):

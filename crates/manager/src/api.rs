@@ -175,6 +175,7 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
     }
     cluster.generation += 1;
     let mut pools = Vec::new();
+    let mut renewed = Vec::new();
     for change in change.pools.into_iter().flatten() {
         let Some(pool_name) = change.name.clone() else {
             return Err(ManagerError::BadRequest("a node pool needs a name".into()));
@@ -183,10 +184,16 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
             Ok(pool) => pool,
             Err(_) => NodePool::new(name, &pool_name, 1, &[manager.records.pools(), pools.clone()].concat())?,
         };
+        let before = pool.clone();
         change.apply(&mut pool);
+        if pool.differs_inside(&before) {
+            renewed.extend(before.node_names());
+        }
         pools.push(pool);
     }
-    manager.put(&cluster, &pools).await
+    manager.put(&cluster, &pools).await?;
+    manager.renew(name, &renewed).await;
+    Ok(())
 }
 
 fn find_pool(manager: &Manager, cluster: &str, name: &str) -> Result<NodePool, ManagerError> {

@@ -271,6 +271,18 @@ impl Manager {
         Ok(())
     }
 
+    /// Ends the node processes of these nodes, so that they start again with what their pool asks for now. Their
+    /// containers go on.
+    pub(crate) async fn renew(&self, cluster: &str, nodes: &[String]) {
+        let mut state = self.state.lock().await;
+        for node in nodes {
+            let target = Target { cluster: cluster.to_owned(), role: Role::Node { node: node.clone() } };
+            if state.processes.get(&target).is_some_and(|k| !matches!(k.state, ProcessState::Exited(_))) {
+                state.processes.signal(&target, false, self.now_ms());
+            }
+        }
+    }
+
     /// Wakes the engine.
     pub(crate) fn look(&self) {
         self.changed.notify_one();

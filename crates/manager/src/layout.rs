@@ -75,6 +75,14 @@ impl Layout {
         self.cluster(cluster).join("nodes").join(node)
     }
 
+    /// The cgroup around the pods of a node: another one for each state directory, since clusters of two of them may
+    /// have the same names.
+    pub fn cgroup(&self, node: &str) -> String {
+        let root = self.root.as_os_str().as_encoded_bytes();
+        let hash = root.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        format!("/kutter-{hash:08x}-{node}")
+    }
+
     /// The log of a process.
     pub fn log(&self, target: &Target) -> PathBuf {
         let name = match &target.role {

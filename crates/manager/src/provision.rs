@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fleet::{AddressPlan, Cluster, Desired, NodePool, Role, Target, address_plan};
 use k8s_openapi::api::core::v1::Node;
+use oci::cgroup::Cgroups;
 use serde_json::json;
 use serve::pki::{Authority, LEAF_LIFE, Pair, Subject, replace_file};
 
@@ -122,10 +123,18 @@ impl Provision {
             "--ingress".to_owned(),
             format!("{address}:{INGRESS_PORT}"),
             format!("{address}:{INGRESS_TLS_PORT}"),
-            format!("--cgroup-root=/kutter-{node}"),
+            format!("--cgroup-root={}", self.layout.cgroup(node)),
+            format!("--max-pods={}", pool.max_pods),
             format!("--label=kutter.dev/nodepool={}", pool.name),
         ];
         arguments.extend(pool.labels.iter().map(|(k, v)| format!("--label={k}={v}")));
+        arguments.extend(pool.taints.iter().map(|t| format!("--taint={t}")));
+        if pool.cpus > 0 {
+            arguments.push(format!("--cpus={}", pool.cpus));
+        }
+        if pool.memory_mib > 0 {
+            arguments.push(format!("--memory-mib={}", pool.memory_mib));
+        }
         Ok(arguments)
     }
 
@@ -165,9 +174,17 @@ impl Provision {
             .collect()
     }
 
-    /// Removes a stopped node's network, and with `gone` its data and its Node object too.
+    /// Removes a stopped node's network and cgroup, and with `gone` its data and its Node object too.
     pub async fn clear_node(&self, cluster: &Cluster, node: &str, gone: bool) -> Result<(), ManagerError> {
         network::remove_node(&cluster.name, node).await?;
+        if !Cgroups::detect().is_ok_and(|c| c.remove(&self.layout.cgroup(node))) {
+            tracing::warn!(
+                cluster = cluster.name,
+                node,
+                cgroup = self.layout.cgroup(node),
+                "a cgroup is left"
+            );
+        }
         if !gone {
             return Ok(());
         }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::size::Size;
+
 /// Options of the kubelet.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -29,6 +31,8 @@ pub struct Options {
     pub cluster_domain: String,
     /// Directory of static pod manifests.
     pub static_pods: Option<PathBuf>,
+    /// How much of the machine the node is.
+    pub size: Size,
     /// Most pods at once.
     pub max_pods: u32,
     /// PEM file of the authority that signs clients of the HTTPS server; none refuses everyone.
@@ -57,6 +61,7 @@ impl Options {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             static_pods: None,
+            size: Size::default(),
             max_pods: 110,
             client_ca: None,
             cgroup_root: "/kubepods".into(),

@@ -214,7 +214,7 @@ pub fn limits(k: &Kubelet, pod: &Pod, c: &Container) -> Resources {
     let score = pod.spec.as_ref().map(|s| resources::oom_score(s, c, memory));
     Resources {
         cpu_shares: Some(cgroup.cpu_shares),
-        cpu_quota: Some(cgroup.cpu_quota.unwrap_or(-1)),
+        cpu_quota: Some(k.options.size.quota(cgroup.cpu_quota).unwrap_or(-1)),
         cpu_period: Some(cgroup.cpu_period),
         memory_limit: Some(cgroup.memory_limit.unwrap_or(0)),
         memory_swap_limit: cgroup.memory_limit,

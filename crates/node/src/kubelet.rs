@@ -111,6 +111,13 @@ impl Kubelet {
             std::fs::create_dir_all(path)
                 .map_err(|source| StartError::Directory { path: path.clone(), source })?;
         }
+        match options.size.enforce(&options.cgroup_root) {
+            Ok(notes) if options.size == crate::size::Size::default() => drop(notes),
+            Ok(notes) => {
+                notes.iter().for_each(|note| tracing::warn!(note, "the node's size is not enforced"))
+            }
+            Err(error) => tracing::warn!(%error, "the cgroup of the node's pods cannot be set up"),
+        }
         let client = client.named("kutter-node");
         let version = runtime.version().await?;
         let events = Recorder::start(client.clone(), options.name.clone());
@@ -127,7 +134,7 @@ impl Kubelet {
             });
             Kubelet {
                 refs: Refs::new(client.clone(), waker),
-                machine: facts::machine(),
+                machine: options.size.of(facts::machine()),
                 runtime_name: version.name,
                 runtime_version: version.version,
                 node: Mutex::default(),

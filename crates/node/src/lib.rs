@@ -26,6 +26,7 @@ mod report;
 mod resize;
 pub mod sandbox;
 pub mod server;
+pub mod size;
 pub mod statics;
 pub mod stats;
 pub mod streams;

@@ -244,7 +244,7 @@ pub fn readings(k: &Kubelet) -> Vec<pods::evict::Reading> {
     use pods::evict::{Reading, Signal};
     let mut list = vec![Reading {
         signal: Signal::Memory,
-        available: crate::facts::meminfo("MemAvailable"),
+        available: k.options.size.available(&k.options.cgroup_root),
         capacity: k.machine.memory,
     }];
     if let Some([free, all, inodes_free, inodes]) = volumes::scan::file_system(&k.options.data_dir) {

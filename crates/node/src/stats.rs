@@ -54,8 +54,13 @@ fn memory(m: &oci::runtime::MemoryStats) -> Value {
     value
 }
 
-/// Processor time of the machine in nanoseconds since the boot.
-fn node_cpu() -> u64 {
+/// Processor time of the node in nanoseconds: that of its pods if it is a part of the machine, else that of the whole
+/// machine since the boot.
+fn node_cpu(k: &Kubelet) -> u64 {
+    if k.options.size.cpus.is_some() {
+        let cgroups = oci::cgroup::Cgroups::detect().unwrap_or_default();
+        return cgroups.cpu(&k.options.cgroup_root).usage_core_nanoseconds;
+    }
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = stat.lines().next().unwrap_or("");
     let ticks: Vec<u64> = first.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
@@ -85,7 +90,7 @@ fn file_system(k: &Kubelet) -> Value {
 /// The document of `/stats/summary`.
 pub async fn summary(k: &Arc<Kubelet>) -> Value {
     let now = jiff::Timestamp::now();
-    let (total, available) = (k.machine.memory, crate::facts::meminfo("MemAvailable"));
+    let (total, available) = (k.machine.memory, k.options.size.available(&k.options.cgroup_root));
     let used = total.saturating_sub(available);
     let disk = file_system(k);
     let volumes = usage::all(k).await;
@@ -101,7 +106,7 @@ pub async fn summary(k: &Arc<Kubelet>) -> Value {
         "node": {
             "nodeName": k.options.name,
             "startTime": boot_time(),
-            "cpu": { "time": now, "usageCoreNanoSeconds": node_cpu() },
+            "cpu": { "time": now, "usageCoreNanoSeconds": node_cpu(k) },
             "memory": {
                 "time": now, "availableBytes": available, "usageBytes": used, "workingSetBytes": used,
                 "rssBytes": crate::facts::meminfo("AnonPages"),
@@ -221,9 +226,9 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
     let none = BTreeMap::new();
     let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
     t.family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node");
-    t.sample("node_cpu_usage_seconds_total", &none, seconds(node_cpu()), now);
+    t.sample("node_cpu_usage_seconds_total", &none, seconds(node_cpu(k)), now);
     t.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
-    let used = k.machine.memory.saturating_sub(crate::facts::meminfo("MemAvailable"));
+    let used = k.machine.memory.saturating_sub(k.options.size.available(&k.options.cgroup_root));
     t.sample("node_memory_working_set_bytes", &none, used as f64, now);
     let labels = |p: &PodUse| (p.stats.metadata.namespace.clone(), p.stats.metadata.name.clone());
     t.family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod");

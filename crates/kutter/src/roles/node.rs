@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Config};
+use k8s_openapi::api::core::v1::Taint;
 use node::network::fabric::{Fabric, NetworkOptions};
+use node::size::Size;
 use node::{Kubelet, NoNetwork, Options, PodNetwork};
 use oci::Embedded;
 use oci::runtime::Runtime;
@@ -43,6 +45,18 @@ pub struct Args {
     /// Labels to register with, as `key=value`.
     #[arg(long, value_delimiter = ',')]
     label: Vec<String>,
+    /// Taints to register with, as `key=value:Effect`.
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', value_parser = taint)]
+    taint: Vec<Taint>,
+    /// Pods it takes at most.
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    max_pods: u32,
+    /// Processors it has; all of the machine if absent.
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory it has in MiB; all of the machine if absent.
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<u64>,
     /// Directory of static pod manifests.
     #[arg(long, value_name = "DIR")]
     static_pods: Option<PathBuf>,
@@ -70,6 +84,21 @@ pub struct Args {
     /// Cgroup below which pods get theirs.
     #[arg(long, default_value = "/kubepods")]
     cgroup_root: String,
+}
+
+fn taint(text: &str) -> Result<Taint, String> {
+    let wrong = || "write key=value:NoSchedule, :PreferNoSchedule or :NoExecute".to_owned();
+    let (key_value, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let (key, value) = match key_value.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (key_value, None),
+    };
+    match effect {
+        "NoSchedule" | "PreferNoSchedule" | "NoExecute" if !key.is_empty() => {
+            Ok(Taint { key: key.into(), value, effect: effect.into(), time_added: None })
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// Runs until it is interrupted. Containers go on.
@@ -110,6 +139,9 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.client_ca.clone_from(&args.client_ca);
     options.cgroup_root.clone_from(&args.cgroup_root);
     options.pod_cidr.clone_from(&args.pod_cidr);
+    options.taints.clone_from(&args.taint);
+    options.max_pods = args.max_pods;
+    options.size = Size { cpus: args.cpus, memory: args.memory_mib.map(|m| m << 20) };
     for label in &args.label {
         let (key, value) =
             label.split_once('=').ok_or_else(|| format!("label {label:?} is not key=value"))?;
