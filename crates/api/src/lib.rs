@@ -26,6 +26,7 @@ pub mod openapi;
 pub mod registry;
 pub mod types;
 pub mod validation;
+pub mod warnings;
 
 pub use kinds::{Column, FieldForm, Generation, KindDef, Scope, SelectableField, Subresource};
 pub use registry::Registry;

@@ -57,7 +57,7 @@ pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let (paths, schemas) = build(registry, Edition::V3, &kinds);
     Some(json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "info": {"title": "Kubernetes", "version": base::KUBERNETES_VERSION},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer()}},
     }))
@@ -79,7 +79,7 @@ pub fn v2(registry: &Registry) -> Value {
     let (paths, definitions) = build(registry, Edition::V2, &kinds);
     json!({
         "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "info": {"title": "Kubernetes", "version": base::KUBERNETES_VERSION},
         "paths": paths,
         "definitions": definitions,
         "securityDefinitions": {"BearerToken": bearer()},

@@ -69,7 +69,7 @@ pub fn version() -> serde_json::Value {
         "emulationMinor": "36",
         "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "35",
-        "gitVersion": concat!("v1.36.0+kutter", env!("CARGO_PKG_VERSION")),
+        "gitVersion": format!("{}+kutter{}", base::KUBERNETES_VERSION, env!("CARGO_PKG_VERSION")),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

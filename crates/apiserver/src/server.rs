@@ -259,7 +259,8 @@ impl ApiServer {
             return Err(Status::no_resource());
         };
         let resource = resource.clone();
-        let (server, warnings, body) = (self.clone(), Vec::new(), parking_lot::Mutex::new(body));
+        let warnings = api::warnings::deprecated(&resource.def).map(str::to_owned).into_iter().collect();
+        let (server, body) = (self.clone(), parking_lot::Mutex::new(body));
         let mut call = Call { server, identity, info, query, head, body, resource, warnings };
         let result = handlers::dispatch(&mut call).await;
         result.map(|mut response| {

@@ -5,6 +5,9 @@
 //! - [`time`]: RFC 3339 with seconds and with microseconds.
 //! - [`names`]: the rules for names, labels and keys, with their messages.
 
+/// The Kubernetes version that this build serves and its nodes report.
+pub const KUBERNETES_VERSION: &str = "v1.36.2";
+
 pub mod bootstrap;
 pub mod names;
 pub mod quantity;

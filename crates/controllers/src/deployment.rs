@@ -445,7 +445,8 @@ impl<'a> Rollout<'a> {
         let known = self.old.metadata.annotations.as_ref().and_then(|a| a.get(REVISION));
         if let Some(revision) = revision.filter(|r| Some(r) != known) {
             let patch = json!({"metadata": {"annotations": {REVISION: revision}}});
-            self.plan.actions.push(Action::merge(self.owner.clone(), "", patch));
+            // Through the status: a change of annotations through the object itself would count as a new generation.
+            self.plan.actions.push(Action::merge(self.owner.clone(), "status", patch));
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct View<'a> {
     pub heard: Timestamp,
     /// How long a node may be silent.
     pub grace: SignedDuration,
+    /// Whether this controller sees it for the first time.
+    pub new: bool,
     /// How its neighbours are.
     pub health: Health,
 }
@@ -65,6 +67,11 @@ pub fn readiness(node: &Node) -> &str {
 pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let node = view.node;
     let mut plan = Plan::default();
+    if view.new {
+        let name = pod::name(node);
+        let text = format!("Node {name} event: Registered Node {name} in Controller");
+        plan.actions.push(Action::event(node, Note::normal("RegisteredNode", text)));
+    }
     let deadline = view.heard + view.grace;
     if deadline <= now && (readiness(node) != "Unknown" || condition(node, "Ready").is_none()) {
         plan.because("the node has not been heard of");

@@ -284,7 +284,7 @@ impl<'a> Work<'a> {
             "Create" => ("SuccessfulCreate", "FailedCreate"),
             _ => ("SuccessfulDelete", "FailedDelete"),
         };
-        let (verb, set) = (verb.to_lowercase(), &self.owner.name);
+        let set = &self.owner.name;
         Report {
             about: self.owner.clone(),
             done: Some(Note::normal(done, format!("{verb} Pod {name} in StatefulSet {set} successful"))),

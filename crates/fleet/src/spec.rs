@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The Kubernetes version this build serves.
-pub const KUBERNETES_VERSION: &str = "v1.36.2";
+pub use base::KUBERNETES_VERSION;
 
 /// Whether a cluster shall run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]

@@ -17,8 +17,6 @@ use serde_json::json;
 
 use crate::kubelet::Kubelet;
 
-/// The version this node reports.
-pub const VERSION: &str = "v1.36.0";
 /// Between renewals of the lease.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// How long the lease holds, in seconds.
@@ -214,7 +212,7 @@ async fn status(k: &Kubelet, old: Option<&NodeStatus>) -> NodeStatus {
             container_runtime_version: format!("{}://{}", k.runtime_name, k.runtime_version),
             kernel_version: m.kernel.clone(),
             kube_proxy_version: String::new(),
-            kubelet_version: VERSION.into(),
+            kubelet_version: base::KUBERNETES_VERSION.into(),
             machine_id: m.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: m.os_image.clone(),

@@ -206,6 +206,13 @@ fn release(managers: &mut Managers, own: &Identity, touched: &FieldSet) {
     managers.retain(|identity, ownership| identity == own || !ownership.fields.is_empty());
 }
 
+/// The fields of a configuration that the live object still has as the configuration says.
+pub fn unchanged(schema: &Schema, config: &Value, live: &Value) -> FieldSet {
+    let change = compare(schema, config, live);
+    let fields = field_set(schema, config);
+    fields.difference(&change.modified).difference(&change.added).difference(&change.removed)
+}
+
 fn conflicts(managers: &Managers, own: &Identity, touched: &FieldSet) -> Vec<Conflict> {
     let others = managers.iter().filter(|(identity, _)| *identity != own);
     let found = others.flat_map(|(identity, ownership)| {

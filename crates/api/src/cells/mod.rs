@@ -220,7 +220,10 @@ fn computed(kind: &str, column: &str, object: &Value, now: i64) -> Option<Value>
         ("APIService", "Available") => json!(condition(object, "Available").unwrap_or("Unknown")),
         ("ControllerRevision", "Controller") => {
             let owner = items(object, "metadata.ownerReferences").first()?;
-            let kind = text(owner, "kind").unwrap_or_default().to_lowercase();
+            let mut kind = text(owner, "kind").unwrap_or_default().to_lowercase();
+            if let Some((group, _)) = text(owner, "apiVersion").unwrap_or_default().split_once('/') {
+                kind = format!("{kind}.{group}");
+            }
             json!(format!("{kind}/{}", text(owner, "name").unwrap_or_default()))
         }
         _ => return None,

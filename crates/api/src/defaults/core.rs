@@ -22,13 +22,14 @@ pub(super) fn pod(map: &mut Fields) {
     }
     pod_resources(spec);
     put(spec, "enableServiceLinks", true);
+    // Templates keep what they say; only of pods themselves a negative grace is read as one second.
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
 }
 
 /// The account of a pod has two names, of which the older follows the newer.
 pub(super) fn pod_spec(map: &mut Fields) {
-    if map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
-        map.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
-    }
     let account = match text(map, "serviceAccountName") {
         "" => text(map, "serviceAccount").to_owned(),
         name => name.to_owned(),

@@ -15,7 +15,7 @@ mod core;
 mod handler;
 mod job;
 mod meta;
-mod net;
+pub(crate) mod net;
 mod networking;
 mod placement;
 mod pod;

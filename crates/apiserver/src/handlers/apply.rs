@@ -14,6 +14,7 @@ use crate::server::Call;
 use crate::status::{Cause, Status};
 
 use super::change::{Changed, Edit, change};
+use super::last_applied;
 
 /// PATCH with an apply configuration.
 pub async fn apply(
@@ -38,7 +39,14 @@ pub async fn apply(
     let actor = Actor { manager: &manager, api_version: &version, subresource, now: &now };
     let reset = crate::managed::reset(&def, subresource);
     let merged = |live: &Value| {
-        let mut new = managed::apply(def.schema(), live, &config, actor, force, &reset).map_err(refused)?;
+        let apply = |force| managed::apply(def.schema(), live, &config, actor, force, &reset);
+        let applied =
+            apply(force).or_else(|error| match last_applied::settles(&def, &manager, live, error) {
+                Ok(()) => apply(true),
+                Err(error) => Err(error),
+            });
+        let mut new = applied.map_err(refused)?;
+        last_applied::follow(&manager, &config, &mut new);
         let mut notes = Vec::new();
         codec::settle(&def, &mut new, FieldValidation::Ignore, &mut notes).map_err(Status::bad_request)?;
         Ok(new)

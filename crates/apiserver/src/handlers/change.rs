@@ -156,6 +156,7 @@ async fn admit(
     if !causes.is_empty() {
         return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
     }
+    super::warn(context.warnings, api::warnings::update(&resource.def, way.subresource, old, new));
     admission::validate(&plugins, new, &mut context).await
 }
 

@@ -103,6 +103,7 @@ async fn admit_and_write(
         if !causes.is_empty() {
             return Err(Status::invalid(&resource.def.group, &resource.def.kind, &name, causes));
         }
+        super::warn(context.warnings, api::warnings::create(&resource.def, object));
         admission::validate(&plugins, object, &mut context).await?;
     }
     let key = call.resource.key(&call.info.namespace, &name);

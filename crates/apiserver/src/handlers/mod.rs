@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod eviction;
 mod get;
+mod last_applied;
 mod list;
 mod patch;
 mod scale;
@@ -56,6 +57,15 @@ pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
         "delete" if named => delete::delete(call).await,
         "deletecollection" if scoped(call) => delete::delete_collection(call).await,
         _ => Err(Status::no_method()),
+    }
+}
+
+/// Adds warnings; a request that is tried again says them once.
+fn warn(warnings: &mut Vec<String>, new: Vec<String>) {
+    for one in new {
+        if !warnings.contains(&one) {
+            warnings.push(one);
+        }
     }
 }
 

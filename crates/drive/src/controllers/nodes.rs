@@ -73,14 +73,21 @@ pub(super) fn lifecycle(wiring: &mut Wiring) -> Planner {
     });
     let pods = wiring.cache::<Pod>();
     index_by_node(&pods);
+    let met = Mutex::new(HashMap::<String, String>::new());
     let grace = wiring.settings().node_grace.and_then(|g| SignedDuration::try_from(g).ok()).unwrap_or(GRACE);
     Planner::local(move |pass: &Pass<'_>| {
-        let Some(node) = nodes.get_key(pass.key) else { return Plan::idle("the node is gone") };
+        let Some(node) = nodes.get_key(pass.key) else {
+            met.lock().remove(&*pass.key.name);
+            return Plan::idle("the node is gone");
+        };
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        let new =
+            met.lock().insert(pass.key.name.to_string(), uid.clone()).is_none_or(|before| before != uid);
         let heard = *heard.lock().entry(pass.key.name.to_string()).or_insert(pass.now);
         let unready = readiness(&node) != "True";
         let found = if unready { pods.by_index(BY_NODE, &pass.key.name) } else { Vec::new() };
         let health = if unready { health(&nodes, &node) } else { Health::default() };
-        let view = nodelifecycle::View { node: &node, pods: refs(&found), heard, grace, health };
+        let view = nodelifecycle::View { node: &node, pods: refs(&found), heard, grace, new, health };
         nodelifecycle::plan(&view, pass.now)
     })
 }
