@@ -6,6 +6,7 @@ pub mod config;
 pub mod embedded;
 pub mod images;
 mod proto;
+pub mod registry;
 pub mod runtime;
 pub mod seccomp;
 pub mod state;

@@ -16,12 +16,16 @@ use crate::proto::{Layout, Reply, Request, Spec, now, write_atomic};
 use crate::runtime::{Answer, Duplex, Error, ExecResult, Runtime, Stream, StreamOptions};
 use crate::state::*;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use wire::{Call, call, odd};
 
 /// Events that may wait for a slow receiver.
 const EVENTS_MAX: usize = 4096;
+
+/// Between two looks for what broken pulls left.
+const SWEEP_EVERY: Duration = Duration::from_secs(1800);
 
 /// The client half.
 #[derive(Clone)]
@@ -38,11 +42,20 @@ struct Inner {
 impl Embedded {
     /// Connects to the supervisor that serves `dir`.
     pub async fn connect(dir: &Path) -> Result<Self, Error> {
+        Self::connect_with(dir, None).await
+    }
+
+    /// Connects to the supervisor that serves `dir`; pulls follow the file `registries`, if there is one.
+    pub async fn connect_with(dir: &Path, registries: Option<&Path>) -> Result<Self, Error> {
         let dir = dir.canonicalize().map_err(|e| Error::Unavailable(format!("{}: {e}", dir.display())))?;
         let cgroups = Cgroups::detect().map_err(|e| Error::Failed(format!("find cgroups: {e}")))?;
-        let inner = Inner { layout: Layout::new(&dir), images: Images::open(&dir)?, cgroups };
+        let mut images = Images::open(&dir)?;
+        images.registries = registries.map(Path::to_owned);
+        let inner = Inner { layout: Layout::new(&dir), images, cgroups };
         call(&inner.layout, Request::Hello).await?;
-        Ok(Self { inner: Arc::new(inner) })
+        let this = Self { inner: Arc::new(inner) };
+        tokio::spawn(sweep(Arc::downgrade(&this.inner)));
+        Ok(this)
     }
 
     /// The images below the same directory.
@@ -209,6 +222,19 @@ impl Embedded {
             }
         });
         Ok(from)
+    }
+}
+
+/// Now and then removes what broken pulls left, as long as somebody uses the runtime.
+async fn sweep(inner: Weak<Inner>) {
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let this = Embedded { inner };
+        if let Err(error) = this.off(|this| this.images().sweep(&this.used_layers())).await {
+            tracing::warn!(%error, "left-over layers were not swept away");
+        }
+        drop(this);
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
 }
 

@@ -60,14 +60,18 @@ struct Manifest {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Configuration {
+pub(crate) struct Configuration {
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub os: String,
     #[serde(default)]
     pub config: Option<ProcessConfig>,
     pub rootfs: RootFs,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct RootFs {
+pub(crate) struct RootFs {
     pub diff_ids: Vec<String>,
 }
 
@@ -114,7 +118,7 @@ impl Images {
         let mut size = 0;
         for (entry, diff_id) in found.layers.iter().zip(&parsed.rootfs.diff_ids) {
             let (blob, length) = archive.blob(entry)?;
-            self.unpack_layer(diff_id, blob)?;
+            self.unpack_layer(diff_id, blob, self.limits.unpack.bound(length))?;
             layers.insert(0, layer_name(diff_id));
             size += length;
         }
@@ -135,8 +139,13 @@ impl Images {
         Ok(record)
     }
 
-    /// Unpacks a layer, compressed or not, unless it is already here.
-    pub(super) fn unpack_layer(&self, diff_id: &str, blob: impl Read) -> Result<(), Error> {
+    /// Unpacks a layer, compressed or not, unless it is already here; it may unpack to `bytes_max`.
+    pub(crate) fn unpack_layer(
+        &self,
+        diff_id: &str,
+        blob: impl Read + Send,
+        bytes_max: u64,
+    ) -> Result<(), Error> {
         if !super::reference::is_digest(diff_id) {
             return Err(refused(diff_id, "this is no digest"));
         }
@@ -144,10 +153,13 @@ impl Images {
         if place.exists() {
             return Ok(());
         }
-        let new = place.with_extension(format!("new-{}", std::process::id()));
+        let new = super::store::beside(&place, "new");
         remove_dir(&new)?;
         std::fs::create_dir_all(&new).map_err(|e| failed(&format!("create {}", new.display()), &e))?;
-        let actual = unpack::layer(blob, &new);
+        let held = File::open(&new).and_then(|dir| dir.lock_shared().map(|()| dir));
+        let held = held.map_err(|e| failed(&format!("lock {}", new.display()), &e))?;
+        let actual = unpack::layer(blob, &new, bytes_max);
+        drop(held);
         let result = match actual {
             Ok(actual) if actual == diff_id => Ok(()),
             Ok(actual) => Err(ImageError::Corrupt {

@@ -64,7 +64,7 @@ impl Images {
     }
 
     fn fill(&self, binary: &Binary, place: &Path) -> Result<(), Error> {
-        let new = place.with_extension(format!("new-{}", std::process::id()));
+        let new = super::store::beside(place, "new");
         remove_dir(&new)?;
         let inside = |path: &Path| -> Result<PathBuf, Error> {
             let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));

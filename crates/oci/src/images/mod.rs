@@ -55,15 +55,20 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }
 
-pub(crate) use store::remove_dir;
+pub(crate) use archive::Configuration;
+pub(crate) use reference::is_digest;
+pub(crate) use store::{layer_name, remove_dir};
 
 impl Images {
-    /// Pulls an image.
+    /// Pulls an image from its registry or a mirror; answers with its id.
     pub async fn pull(
         &self,
         request: crate::config::PullRequest,
-        _progress: Option<tokio::sync::mpsc::Sender<crate::state::Progress>>,
+        progress: Option<tokio::sync::mpsc::Sender<crate::state::Progress>>,
     ) -> Result<String, crate::runtime::Error> {
-        Err(crate::runtime::Error::Unsupported(format!("pull of {}", request.reference)))
+        let stores = std::slice::from_ref(self);
+        let registries = self.registries.as_deref();
+        let record = crate::registry::pull(stores, registries, self.limits, &request, progress).await?;
+        Ok(record.id)
     }
 }

@@ -3,13 +3,15 @@
 use super::reference::{Reference, is_digest};
 use super::{ProcessConfig, digest};
 use crate::proto::{Layout, now, write_atomic};
+use crate::registry::Limits;
 use crate::runtime::{Error, ImageError};
 use crate::state::Image;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 /// One image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,13 +57,25 @@ struct Index {
     images: BTreeMap<String, Record>,
 }
 
+/// Age at which what no image has is swept away. A pull that is tried again finds the layers that came.
+pub const LEFT_AGE_SECONDS: i64 = 6 * 3600;
+
 /// Which version of the index file was read: inode and time of change.
 type Stamp = (u64, i64, i64);
 
+/// Layers that are being unpacked, by digest.
+type Claims = HashMap<String, Weak<tokio::sync::Mutex<()>>>;
+
 /// The images below one directory. Several processes may work on it at once.
+#[derive(Clone)]
 pub struct Images {
     layout: Layout,
-    read: Mutex<(Option<Stamp>, Index)>,
+    read: Arc<Mutex<(Option<Stamp>, Index)>>,
+    claims: Arc<Mutex<Claims>>,
+    /// What bounds pulls and imports.
+    pub limits: Limits,
+    /// The file that says how to reach registries; see [`crate::registry::config`].
+    pub registries: Option<PathBuf>,
 }
 
 impl Images {
@@ -71,7 +85,64 @@ impl Images {
         for dir in [layout.content(), layout.layers()] {
             std::fs::create_dir_all(&dir).map_err(|e| failed(&format!("create {}", dir.display()), &e))?;
         }
-        Ok(Self { layout, read: Mutex::default() })
+        let (read, claims) = Default::default();
+        Ok(Self { layout, read, claims, limits: Limits::default(), registries: None })
+    }
+
+    /// The lock of one layer: whoever brings it holds it, others of this process wait.
+    pub(crate) fn claim(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut claims = self.claims.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        claims.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = claims.get(diff_id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        claims.insert(diff_id.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Whether a layer is here.
+    pub(crate) fn has_layer(&self, diff_id: &str) -> bool {
+        self.layout.layers().join(layer_name(diff_id)).exists()
+    }
+
+    /// Whether all layers of an image are here.
+    pub(crate) fn complete(&self, record: &Record) -> bool {
+        record.layers.iter().all(|l| self.layout.layers().join(l).exists())
+    }
+
+    /// Adds a pulled image; false when a layer is gone, which another may have removed before it was named.
+    pub(crate) fn commit(&self, record: &Record, configuration: &[u8]) -> Result<bool, Error> {
+        self.change(|index| {
+            if !self.complete(record) {
+                return Ok(false);
+            }
+            self.put(&record.id, configuration)?;
+            index.insert(record.clone());
+            Ok(true)
+        })?
+    }
+
+    /// Removes layers of a pull that failed, unless an image has them.
+    pub(crate) fn discard(&self, diff_ids: &[String]) -> Result<(), Error> {
+        let gone = self.change(|index| {
+            let names = diff_ids.iter().map(|d| layer_name(d)).collect();
+            self.set_aside(names, &index.layers())
+        })?;
+        gone.iter().try_for_each(|dir| remove_dir(dir))
+    }
+
+    /// Renames layers that nobody needs, so that whoever looks for them next does not find them.
+    fn set_aside(&self, layers: Vec<String>, kept: &HashSet<String>) -> Vec<PathBuf> {
+        let mut gone = Vec::new();
+        for layer in layers.into_iter().filter(|l| !kept.contains(l)) {
+            let place = self.layout.layers().join(layer);
+            let aside = beside(&place, "gone");
+            if std::fs::rename(&place, &aside).is_ok() {
+                gone.push(aside);
+            }
+        }
+        gone
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -90,18 +161,7 @@ impl Images {
 
     /// Adds an image; names move to it from whichever image had them.
     pub fn insert(&self, record: Record) -> Result<(), Error> {
-        self.change(|index| {
-            for other in index.images.values_mut() {
-                other.tags.retain(|t| !record.tags.contains(t));
-            }
-            let mut record = record;
-            if let Some(old) = index.images.remove(&record.id) {
-                merge(&mut record.tags, old.tags);
-                merge(&mut record.digests, old.digests);
-                record.pinned |= old.pinned;
-            }
-            index.images.insert(record.id.clone(), record);
-        })
+        self.change(|index| index.insert(record))
     }
 
     /// Notes that a container was made from it.
@@ -120,16 +180,16 @@ impl Images {
 
     /// Removes an image with all its names, and layers that neither another image nor `used` names.
     pub fn remove(&self, reference: &str, used: &[String]) -> Result<(), Error> {
-        let (gone, kept) = self.change(|index| {
+        let gone = self.change(|index| {
             let id = index.find(reference).map(|r| r.id.clone());
-            let gone = id.and_then(|id| index.images.remove(&id));
-            let kept: Vec<String> = index.images.values().flat_map(|r| r.layers.clone()).collect();
-            (gone, kept)
+            let gone = id.and_then(|id| index.images.remove(&id))?;
+            let mut kept = index.layers();
+            kept.extend(used.iter().cloned());
+            let dirs = self.set_aside(gone.layers.clone(), &kept);
+            Some((gone, dirs))
         })?;
-        let Some(gone) = gone else { return Ok(()) };
-        for layer in gone.layers.iter().filter(|l| !kept.contains(l) && !used.contains(l)) {
-            remove_dir(&self.layout.layers().join(layer))?;
-        }
+        let Some((gone, dirs)) = gone else { return Ok(()) };
+        dirs.iter().try_for_each(|dir| remove_dir(dir))?;
         for digest in gone.digests.iter().filter_map(|d| d.split_once('@')).map(|(_, d)| d).chain([&*gone.id])
         {
             // Content may be shared or absent.
@@ -138,16 +198,26 @@ impl Images {
         Ok(())
     }
 
-    /// Layers no image has and `used` does not name, left by a pull that broke off: removes them.
+    /// Layers no image has and `used` does not name, left by a pull that broke off: removes them once they
+    /// are older than [`LEFT_AGE_SECONDS`].
     pub fn sweep(&self, used: &[String]) -> Result<(), Error> {
-        let kept: Vec<String> =
-            self.with(|index| index.images.values().flat_map(|r| r.layers.clone()).collect())?;
-        let entries = std::fs::read_dir(self.layout.layers()).map_err(|e| failed("list layers", &e))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let old = entry.metadata().is_ok_and(|m| m.ctime() < now() / 1_000_000_000 - 3600);
-            if old && name != "empty" && !kept.contains(&name) && !used.contains(&name) {
-                remove_dir(&entry.path())?;
+        let (gone, halves) = self.change(|index| {
+            let mut kept = index.layers();
+            kept.extend(used.iter().cloned().chain(["empty".to_owned()]));
+            let entries = std::fs::read_dir(self.layout.layers()).map_err(|e| failed("list layers", &e))?;
+            let old = |e: &std::fs::DirEntry| {
+                e.metadata().is_ok_and(|m| m.ctime() < now() / 1_000_000_000 - LEFT_AGE_SECONDS)
+            };
+            let names = entries.flatten().filter(old).map(|e| e.file_name().to_string_lossy().into_owned());
+            // A name with a dot is half a layer, on its way in or out.
+            let (halves, whole): (Vec<String>, Vec<String>) = names.partition(|n| n.contains('.'));
+            Ok::<_, Error>((self.set_aside(whole, &kept), halves))
+        })??;
+        for dir in gone.into_iter().chain(halves.iter().map(|n| self.layout.layers().join(n))) {
+            // Who unpacks into it holds it.
+            let free = std::fs::File::open(&dir).is_ok_and(|f| f.try_lock().is_ok());
+            if free {
+                remove_dir(&dir)?;
             }
         }
         Ok(())
@@ -216,6 +286,23 @@ impl Images {
 }
 
 impl Index {
+    /// Adds an image; names move to it from whichever image had them.
+    fn insert(&mut self, mut record: Record) {
+        for other in self.images.values_mut() {
+            other.tags.retain(|t| !record.tags.contains(t));
+        }
+        if let Some(old) = self.images.remove(&record.id) {
+            merge(&mut record.tags, old.tags);
+            merge(&mut record.digests, old.digests);
+            record.pinned |= old.pinned;
+        }
+        self.images.insert(record.id.clone(), record);
+    }
+
+    fn layers(&self) -> HashSet<String> {
+        self.images.values().flat_map(|r| r.layers.iter().cloned()).collect()
+    }
+
     fn find(&self, reference: &str) -> Option<&Record> {
         if let Some(record) = self.images.get(reference) {
             return Some(record);
@@ -249,6 +336,13 @@ pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// A name beside `place` that no one else uses: of this process, and new each time.
+pub(super) fn beside(place: &Path, what: &str) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    place.with_extension(format!("{what}-{}-{count}", std::process::id()))
 }
 
 pub(crate) fn failed(what: &str, e: &std::io::Error) -> Error {

@@ -1,7 +1,9 @@
 //! Unpacking a layer: decompression, its digest, whiteouts as the overlay file system knows them.
 //!
-//! Nothing leaves the directory: names that lead out of it, also through links, are refused.
+//! Nothing leaves the directory: names that lead out of it are refused, and links are followed within it
+//! only, because it is the root of the thread that unpacks.
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -14,8 +16,33 @@ const WHITEOUT: &[u8] = b".wh.";
 /// Entries of one layer.
 const ENTRIES_MAX: usize = 4_000_000;
 
-/// Unpacks `blob` into the directory `to`; gives the digest of the tar.
-pub fn layer(blob: impl Read, to: &Path) -> io::Result<String> {
+/// Bytes of the headers of one entry: long names, extended attributes.
+const HEADERS_MAX: u64 = 4 << 20;
+
+/// Unpacks `blob` into the directory `to`; gives the digest of the tar. It may unpack to `bytes_max`.
+pub fn layer(blob: impl Read + Send, to: &Path, bytes_max: u64) -> io::Result<String> {
+    // A thread of its own, because its root directory becomes the layer's: links lead nowhere else.
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().name("unpack".into());
+        let worker = worker.spawn_scoped(scope, || confined(blob, to, bytes_max))?;
+        worker.join().unwrap_or_else(|_| Err(io::Error::other("the layer's reader broke down")))
+    })
+}
+
+fn confined(blob: impl Read, to: &Path, bytes_max: u64) -> io::Result<String> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+    match nix::unistd::chroot(to) {
+        Ok(()) => {
+            nix::unistd::chdir("/")?;
+            unpack(blob, Path::new("/"), bytes_max)
+        }
+        // Without the privilege, names and links are still checked one by one.
+        Err(nix::Error::EPERM) => unpack(blob, to, bytes_max),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn unpack(blob: impl Read, to: &Path, bytes_max: u64) -> io::Result<String> {
     let mut blob = BufReader::with_capacity(1 << 18, blob);
     let magic = io::BufRead::fill_buf(&mut blob)?;
     let (gzip, zstd) = (magic.starts_with(&[0x1f, 0x8b]), magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
@@ -26,21 +53,62 @@ pub fn layer(blob: impl Read, to: &Path) -> io::Result<String> {
     } else {
         Box::new(blob)
     };
-    let mut hashing = Hashing::new(plain);
+    let room = Room { left: Cell::new(bytes_max), header: Cell::new(None), whole: bytes_max };
+    let mut hashing = Hashing { inner: plain, hash: Sha256::new(), room: &room };
     let mut archive = tar::Archive::new(&mut hashing);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_preserve_mtime(true);
     archive.set_unpack_xattrs(true);
-    for (count, entry) in archive.entries()?.enumerate() {
+    // What is written may be more than what is read: holes in sparse files.
+    let mut written = 0u64;
+    let mut entries = archive.entries()?;
+    for count in 0.. {
+        room.header.set(Some(HEADERS_MAX));
+        let Some(entry) = entries.next() else { break };
+        room.header.set(None);
+        let mut entry = entry?;
+        written = written.saturating_add(entry.size());
+        if written > bytes_max {
+            return Err(room.full());
+        }
         if count > ENTRIES_MAX {
             return Err(io::Error::other("the layer has too many files"));
         }
-        one(&mut entry?, to)?;
+        one(&mut entry, to)?;
+        io::copy(&mut entry, &mut io::sink())?;
     }
+    room.header.set(None);
     // What comes after the last entry counts for the digest.
     io::copy(&mut hashing, &mut io::sink())?;
     Ok(hashing.digest())
+}
+
+/// What may still be read: of the layer, and of the headers of one entry.
+struct Room {
+    left: Cell<u64>,
+    header: Cell<Option<u64>>,
+    whole: u64,
+}
+
+impl Room {
+    fn take(&self, n: u64) -> io::Result<()> {
+        self.left.set(self.left.get().checked_sub(n).ok_or_else(|| self.full())?);
+        if let Some(header) = self.header.get() {
+            let left = header.checked_sub(n);
+            let left = left
+                .ok_or_else(|| io::Error::other(format!("a file's headers are over {HEADERS_MAX} bytes")))?;
+            self.header.set(Some(left));
+        }
+        Ok(())
+    }
+
+    fn full(&self) -> io::Error {
+        io::Error::other(format!(
+            "the layer unpacks to more than {} bytes, too many for its size",
+            self.whole
+        ))
+    }
 }
 
 fn one<R: Read>(entry: &mut tar::Entry<'_, R>, to: &Path) -> io::Result<()> {
@@ -117,25 +185,23 @@ fn opaque(dir: &Path) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A reader that hashes what passes.
-struct Hashing<R> {
+/// A reader that hashes and counts what passes.
+struct Hashing<'a, R> {
     inner: R,
     hash: Sha256,
+    room: &'a Room,
 }
 
-impl<R: Read> Hashing<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new() }
-    }
-
+impl<R> Hashing<'_, R> {
     fn digest(self) -> String {
         format!("sha256:{}", hex::encode(self.hash.finalize()))
     }
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
+        self.room.take(n as u64)?;
         self.hash.update(&buffer[..n]);
         Ok(n)
     }
@@ -168,7 +234,7 @@ mod tests {
         let zst = zstd::encode_all(tar.as_slice(), 1).expect("compress");
         for blob in [tar.clone(), zst] {
             let dir = tempfile::tempdir().expect("dir");
-            let got = layer(blob.as_slice(), dir.path()).expect("unpack");
+            let got = layer(blob.as_slice(), dir.path(), 1 << 20).expect("unpack");
             assert_eq!(got, super::super::digest(&tar));
             assert_eq!(std::fs::read(dir.path().join("etc/motd")).expect("read"), b"hello");
         }
@@ -180,7 +246,7 @@ mod tests {
         for name in ["../evil", "a/../../evil", "../.wh.evil"] {
             let inner = dir.path().join("layer");
             std::fs::create_dir_all(&inner).expect("create");
-            assert!(layer(tar_of(&[(name, b"x")]).as_slice(), &inner).is_err(), "{name}");
+            assert!(layer(tar_of(&[(name, b"x")]).as_slice(), &inner, 1 << 20).is_err(), "{name}");
         }
         assert!(!dir.path().join("evil").exists());
     }
