@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use base::bootstrap::{CLUSTER_INFO, KUBECONFIG};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use store::{Precondition, StoreError, Write};
 
@@ -60,6 +63,26 @@ async fn service_cidr(server: &Arc<ApiServer>) -> Result<(), StoreError> {
             "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
         "spec": {"cidrs": cidrs}, "status": {"conditions": [ready]}});
     ensure(server, "networking.k8s.io", "servicecidrs", "", "kubernetes", object, false).await
+}
+
+/// Where and what the cluster is, for newcomers: a kubeconfig without users. Its signatures are kept as they are;
+/// whoever signs sees that they no longer fit.
+pub async fn cluster_info(server: &Arc<ApiServer>, authority: &str) -> Result<(), StoreError> {
+    let catalog = server.catalog();
+    let Some(resource) = catalog.stored("", "configmaps") else { return Ok(()) };
+    let cluster = json!({"certificate-authority-data": STANDARD.encode(authority),
+        "server": format!("https://{}", server.settings.advertise)});
+    let config = json!({"kind": "Config", "apiVersion": "v1", "clusters": [{"name": "", "cluster": cluster}],
+        "contexts": [], "users": [], "preferences": {}, "current-context": ""});
+    let current = server.store.get(&resource.key("kube-public", CLUSTER_INFO));
+    let current: Value = current.and_then(|own| serde_json::from_slice(&own.json).ok()).unwrap_or_default();
+    let mut data = current.get("data").cloned().unwrap_or_else(|| json!({}));
+    let same = data.get(KUBECONFIG).and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
+    if same.as_ref() != Some(&config) {
+        data[KUBECONFIG] = config.to_string().into();
+    }
+    let map = json!({"metadata": {"name": CLUSTER_INFO, "namespace": "kube-public"}, "data": data});
+    ensure(server, "", "configmaps", "kube-public", CLUSTER_INFO, map, true).await
 }
 
 /// The Service through which pods reach this server.

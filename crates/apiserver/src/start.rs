@@ -120,6 +120,7 @@ impl ApiServer {
         let tokens = crate::authenticate::token::Tokens::load_or_generate(&pki_dir)?;
         server.tokens.get_or_init(|| tokens);
         crate::bootstrap::run(&server).await?;
+        crate::bootstrap::cluster_info(&server, authority.certificate()).await?;
         crate::custom::settle(&server).await;
         let admin = authority.maintain(
             &pki_dir,

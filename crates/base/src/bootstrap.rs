@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 
 /// The namespace of the secrets that hold tokens.
@@ -15,8 +17,12 @@ pub const NAME_PREFIX: &str = "bootstrap-token-";
 pub const USER_PREFIX: &str = "system:bootstrap:";
 /// The group of all tokens.
 pub const GROUP: &str = "system:bootstrappers";
+/// The group of tokens that nodes join with; it may have client certificates of nodes.
+pub const NODE_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 /// The ConfigMap of the namespace `kube-public` that tells whoever has a token where and what the cluster is.
 pub const CLUSTER_INFO: &str = "cluster-info";
+/// The key of that ConfigMap whose text is signed: a kubeconfig with the cluster alone.
+pub const KUBECONFIG: &str = "kubeconfig";
 /// What keys of signatures in that ConfigMap start with; the id follows.
 pub const SIGNATURE_PREFIX: &str = "jws-kubeconfig-";
 
@@ -77,6 +83,15 @@ impl<'a> Token<'a> {
 /// The id in the name of a secret, if it is the name of a token's.
 pub fn id_of_name(name: &str) -> Option<&str> {
     name.strip_prefix(NAME_PREFIX).filter(|id| is_word(id, ID_LENGTH))
+}
+
+/// The signature of `content` with a token: a JWS (RFC 7515, appendix F) whose content is left out. `hmac` is
+/// HMAC-SHA256 of a key and a message.
+pub fn signature(content: &str, token: Token<'_>, hmac: impl Fn(&[u8], &[u8]) -> Vec<u8>) -> String {
+    let head = URL_SAFE_NO_PAD.encode(format!("{{\"alg\":\"HS256\",\"kid\":\"{}\"}}", token.id));
+    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(content));
+    let mark = hmac(token.secret.as_bytes(), signed.as_bytes());
+    format!("{head}..{}", URL_SAFE_NO_PAD.encode(mark))
 }
 
 /// How much longer a token lives.
@@ -159,6 +174,18 @@ impl Facts<'_> {
             return Err(format!("is not marked {}=true", keys::AUTHENTICATION));
         }
         groups(&get(keys::GROUPS))
+    }
+
+    /// The id and the secret that sign for others, if this secret of this name may.
+    pub fn signs(&self, name: &str, now: Timestamp) -> Option<(String, String)> {
+        let get = |key| (self.get)(key);
+        let (id, secret) = (get(keys::ID), get(keys::SECRET));
+        let may = self.kind == SECRET_TYPE
+            && id_of_name(name) == Some(id.as_str())
+            && !secret.is_empty()
+            && life(&get(keys::EXPIRATION), now) != Life::Over
+            && get(keys::SIGNING) == "true";
+        may.then_some((id, secret))
     }
 }
 

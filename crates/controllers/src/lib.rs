@@ -6,6 +6,7 @@
 mod action;
 pub mod aggregation;
 pub mod autoscaler;
+pub mod bootstrap;
 pub mod certificates;
 mod claim;
 pub mod cron;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{ApiResource, Cache, Client, Kind, Object, ObjectKey};
+use client::{ApiResource, Cache, Client, Kind, ListOptions, Object, ObjectKey};
 use parking_lot::Mutex;
 
 /// The index every shared cache has: the uid of the controlling owner, or [`orphans_of`] the namespace.
@@ -56,7 +56,7 @@ struct Slot {
 
 #[derive(Default)]
 struct Table {
-    slots: HashMap<TypeId, Slot>,
+    slots: HashMap<(TypeId, &'static str), Slot>,
     by_path: HashMap<(String, String), Arc<dyn AnyCache>>,
 }
 
@@ -81,16 +81,25 @@ impl Caches {
 
     /// The cache of this kind in all namespaces, started if it is not running.
     pub fn get<K: Kind>(&self) -> Cache<K> {
+        self.get_where("")
+    }
+
+    /// The cache of the objects of this kind that a field selector matches. Unless it matches all, the freshness
+    /// gate does not look at it: it is not told of what it does not match.
+    pub fn get_where<K: Kind>(&self, fields: &'static str) -> Cache<K> {
         let mut table = self.table.lock();
-        if let Some(known) =
-            table.slots.get(&TypeId::of::<K>()).and_then(|s| s.typed.downcast_ref::<Cache<K>>())
-        {
+        let id = (TypeId::of::<K>(), fields);
+        if let Some(known) = table.slots.get(&id).and_then(|s| s.typed.downcast_ref::<Cache<K>>()) {
             return known.clone();
         }
-        let cache = Cache::<K>::builder(self.client.clone()).index(CONTROLLER, controller_index).start();
+        let options = ListOptions { fields: fields.to_owned(), ..ListOptions::default() };
+        let builder = Cache::<K>::builder(self.client.clone()).options(options);
+        let cache = builder.index(CONTROLLER, controller_index).start();
         let any: Arc<dyn AnyCache> = Arc::new(cache.clone());
-        table.by_path.insert(path_of(&K::resource()), any.clone());
-        table.slots.insert(TypeId::of::<K>(), Slot { typed: Box::new(cache.clone()), any });
+        if fields.is_empty() {
+            table.by_path.insert(path_of(&K::resource()), any.clone());
+        }
+        table.slots.insert(id, Slot { typed: Box::new(cache.clone()), any });
         cache
     }
 

@@ -10,6 +10,7 @@ use crate::shell::{Controller, Settings, Shell};
 
 mod autoscaler;
 mod batch;
+mod bootstrap;
 mod certificates;
 mod disruption;
 mod lifecycle;
@@ -47,6 +48,8 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
+    Controller { name: "bootstrap-signer-controller", wire: bootstrap::signer },
+    Controller { name: "token-cleaner-controller", wire: bootstrap::cleaner },
     Controller { name: "disruption-controller", wire: disruption::budget },
     Controller { name: "horizontal-pod-autoscaler", wire: autoscaler::horizontal },
     Controller { name: "certificatesigningrequest-approving-controller", wire: certificates::approver },

@@ -166,6 +166,22 @@ impl Wiring {
         cache
     }
 
+    /// As [`Wiring::on`], for the objects that a field selector matches.
+    pub fn on_where<K: Kind>(
+        &mut self,
+        fields: &'static str,
+        keys: impl Fn(&K, &mut dyn FnMut(ObjectKey)) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        let (cache, queue) = (self.caches.get_where::<K>(fields), self.queue.clone());
+        self.uses.push(Arc::new(cache.clone()));
+        cache.hook(move |change| {
+            for object in [change.old, change.new].into_iter().flatten() {
+                keys(object, &mut |key| queue.add(key));
+            }
+        });
+        cache
+    }
+
     /// Every change of an object of this kind wakes the owner that controls it, if it is of kind `owner`;
     /// changes of what no one controls wake the keys `orphan` names.
     pub fn owned<K: Kind>(

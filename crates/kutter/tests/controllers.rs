@@ -13,7 +13,7 @@ use drive::controllers::Options;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -150,6 +150,45 @@ async fn workloads_live_and_namespaces_end() -> Outcome {
 
     cluster.client.delete::<Namespace>("", "t", &DeleteOptions::default()).await?;
     cluster.until::<Namespace>("t", |n| n.is_none()).await?;
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_sign_where_the_cluster_is_and_go_when_they_are_over() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let token = |id: &str, more: Value| {
+        let mut data = json!({"token-id": id, "token-secret": "0123456789abcdef",
+            "usage-bootstrap-signing": "true"});
+        data.as_object_mut()
+            .into_iter()
+            .for_each(|d| d.extend(more.as_object().cloned().unwrap_or_default()));
+        let secret = json!({"metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+            "type": "bootstrap.kubernetes.io/token", "stringData": data});
+        serde_json::from_value::<Secret>(secret)
+    };
+    cluster.client.create(&token("abcdef", json!({}))?).await?;
+    cluster.client.create(&token("ended0", json!({"expiration": "2020-01-01T00:00:00Z"}))?).await?;
+    let maps = Cache::<ConfigMap>::builder(cluster.client.clone()).namespace("kube-public").start();
+    let secrets = Cache::<Secret>::builder(cluster.client.clone()).namespace("kube-system").start();
+    let key = "jws-kubeconfig-abcdef";
+    let signed = |maps: &Cache<ConfigMap>| {
+        let map = maps.get("kube-public", "cluster-info")?;
+        let data = map.data.as_ref()?;
+        Some((data.get("kubeconfig")?.clone(), data.get(key)?.clone()))
+    };
+    let wait = async {
+        maps.wait_until(|maps| signed(maps).is_some()).await;
+        secrets.synced().await;
+        secrets.wait_until(|secrets| secrets.keys().len() == 1).await;
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await?;
+    let (config, signature) = signed(&maps).ok_or("no signature")?;
+    let config: Value = serde_json::from_str(&config)?;
+    let server = format!("https://{}", cluster.server.address);
+    assert_eq!(config["clusters"][0]["cluster"]["server"], json!(server));
+    let header = "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9..";
+    assert!(signature.starts_with(header) && signature.len() == header.len() + 43, "{signature}");
     cluster.end().await;
     Ok(())
 }

@@ -125,6 +125,6 @@ mod tests {
         assert!(may("x", "system:authenticated", &path("/apis/apps/v1")));
         assert!(may("x", "system:unauthenticated", &path("/version")));
         assert!(!may("x", "system:unauthenticated", &path("/apis")));
-        assert_eq!(all.iter().filter(|d| !d.namespace.is_empty()).count(), 14);
+        assert_eq!(all.iter().filter(|d| !d.namespace.is_empty()).count(), 16);
     }
 }

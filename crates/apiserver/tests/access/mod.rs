@@ -12,7 +12,7 @@ fn warnings(answer: &Answer) -> Vec<String> {
 fn bootstrap_tokens_are_known_by_their_secret() {
     with_server(|api| async move {
         let secrets = "/api/v1/namespaces/kube-system/secrets";
-        let secret = r#"{"metadata":{"name":"bootstrap-token-abcdef"},"type":"bootstrap.kubernetes.io/token","stringData":{"token-id":"abcdef","token-secret":"0123456789abcdef","usage-bootstrap-authentication":"true","auth-extra-groups":"system:bootstrappers:kubeadm:default-node-token"}}"#;
+        let secret = r#"{"metadata":{"name":"bootstrap-token-abcdef"},"type":"bootstrap.kubernetes.io/token","stringData":{"token-id":"abcdef","token-secret":"0123456789abcdef","usage-bootstrap-authentication":"true","auth-extra-groups":"system:bootstrappers:mine"}}"#;
         let bearer = [("authorization", "Bearer abcdef.0123456789abcdef")];
         assert_eq!(api.send_anonymous("GET", "/version", &bearer).await.code, 401);
         assert_eq!(api.post(secrets, secret).await.code, 201);
@@ -22,11 +22,8 @@ fn bootstrap_tokens_are_known_by_their_secret() {
         let review = r#"{"spec":{"token":"abcdef.0123456789abcdef"}}"#;
         let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
         assert_eq!(review.text("/status/user/username"), "system:bootstrap:abcdef");
-        let groups = serde_json::json!([
-            "system:bootstrappers",
-            "system:bootstrappers:kubeadm:default-node-token",
-            "system:authenticated"
-        ]);
+        let groups =
+            serde_json::json!(["system:bootstrappers", "system:bootstrappers:mine", "system:authenticated"]);
         assert_eq!(review.body["status"]["user"]["groups"], groups);
         let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
         assert_eq!(api.send_anonymous("GET", requests, &bearer).await.code, 403);
@@ -38,6 +35,9 @@ fn bootstrap_tokens_are_known_by_their_secret() {
             assert!(tries < 500, "the binding has no effect");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        let public = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+        let info = api.send_anonymous("GET", public, &[]).await;
+        assert!(info.text("/data/kubeconfig").contains("certificate-authority-data"), "{}", info.body);
         let expired = r#"{"stringData":{"expiration":"2020-01-01T00:00:00Z"}}"#;
         api.patch("merge", &format!("{secrets}/bootstrap-token-abcdef"), expired).await;
         assert_eq!(api.send_anonymous("GET", "/version", &bearer).await.code, 401);
