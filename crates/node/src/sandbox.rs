@@ -47,6 +47,14 @@ pub fn namespaces(pod: &Pod) -> NamespaceOptions {
     }
 }
 
+/// Whether any container is privileged.
+fn privileged(spec: &k8s_openapi::api::core::v1::PodSpec) -> bool {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut own = containers.map(|c| c.security_context.as_ref());
+    let mut later = spec.ephemeral_containers.iter().flatten().map(|c| c.security_context.as_ref());
+    own.by_ref().chain(later.by_ref()).flatten().any(|s| s.privileged == Some(true))
+}
+
 /// The pod's resolver, and warnings about it.
 pub fn resolver(k: &Kubelet, pod: &Pod) -> (dns::Resolver, Vec<String>) {
     let host = std::fs::read_to_string(&k.options.resolv_conf).map(|t| dns::parse(&t)).unwrap_or_default();
@@ -98,6 +106,7 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
         sysctls: sysctls(pod),
         namespaces: namespaces(pod),
         runtime_handler: String::new(),
+        privileged: privileged(&spec),
     };
     let made = k.runtime.run_sandbox(config).await.map_err(|e| e.to_string())?;
     let ips = match plug(k, pod, &made, on_host).await {

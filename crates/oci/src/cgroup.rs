@@ -35,6 +35,8 @@ pub struct Cgroups {
     pub v1: Vec<(Vec<String>, PathBuf)>,
     /// Version 2, where it is mounted.
     pub v2: Option<PathBuf>,
+    /// Version 1 with controllers that are not used here; other runtimes make groups in them too.
+    pub unused: Vec<PathBuf>,
 }
 
 impl Cgroups {
@@ -55,7 +57,9 @@ impl Cgroups {
                 (Some("cgroup"), Some(options)) => {
                     let controllers: Vec<String> =
                         options.split(',').filter(|o| USED.contains(o)).map(str::to_owned).collect();
-                    if !controllers.is_empty() && !found.v1.iter().any(|(c, _)| *c == controllers) {
+                    if controllers.is_empty() {
+                        found.unused.push(point);
+                    } else if !found.v1.iter().any(|(c, _)| *c == controllers) {
                         found.v1.push((controllers, point));
                     }
                 }
@@ -173,10 +177,15 @@ impl Cgroups {
         }
     }
 
+    /// Whether any hierarchy has the group.
+    pub fn exists(&self, path: &str) -> bool {
+        self.roots().any(|root| join(root, path).is_dir())
+    }
+
     /// Removes the group everywhere, deepest first; true when nothing of it is left.
     pub fn remove(&self, path: &str) -> bool {
         // Plain iteration: every hierarchy must be tried.
-        let left = self.roots().filter(|root| !remove_tree(&join(root, path))).count();
+        let left = self.roots().chain(&self.unused).filter(|root| !remove_tree(&join(root, path))).count();
         left == 0
     }
 
@@ -353,6 +362,7 @@ mod tests {
         assert!(!got.unified());
         assert_eq!(got.dir("cpuacct", "/a/b").unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/a/b"));
         assert_eq!(got.dir("pids", "/a"), None);
+        assert_eq!(got.unused, [Path::new("/sys/fs/cgroup/systemd")]);
         let v2 = Cgroups::parse("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
         assert!(v2.unified());
         assert_eq!(v2.dir("memory", "a").unwrap(), Path::new("/sys/fs/cgroup/a"));

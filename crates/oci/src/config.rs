@@ -43,6 +43,9 @@ pub struct SandboxConfig {
     pub namespaces: NamespaceOptions,
     /// Name of the runtime handler from the RuntimeClass; empty for the default.
     pub runtime_handler: String,
+    /// A container in it is going to be privileged.
+    #[serde(default)]
+    pub privileged: bool,
 }
 
 /// Name resolution of a pod.

@@ -3,6 +3,7 @@
 pub mod caps;
 pub mod cgroup;
 pub mod config;
+pub mod cri;
 pub mod embedded;
 pub mod images;
 mod proto;
@@ -13,4 +14,5 @@ pub mod state;
 pub mod supervisor;
 mod sys;
 
+pub use cri::Cri;
 pub use embedded::Embedded;

@@ -27,7 +27,8 @@ pub struct Args {
     /// Pods, volumes, images and certificates live below.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kutter/node")]
     data_dir: PathBuf,
-    /// The container runtime: `embedded`, or `embedded=DIR` for another directory than DATA/runtime.
+    /// The container runtime: `embedded`, `embedded=DIR` for another directory than DATA/runtime, or
+    /// `cri=unix:///PATH` for containerd, CRI-O or another runtime behind that socket.
     #[arg(long, default_value = "embedded")]
     runtime: String,
     /// Addresses of the node, the primary one first.
@@ -178,10 +179,19 @@ async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
     let dir = match args.runtime.split_once('=') {
         None if args.runtime == "embedded" => args.data_dir.join("runtime"),
         Some(("embedded", dir)) => dir.into(),
+        Some(("cri", endpoint)) => {
+            let cri = oci::Cri::connect(endpoint).await?;
+            if cri.ensure_network().await? == oci::cri::shim::Plugs::Foreign {
+                tracing::warn!("the runtime has a CNI network of its own: it plugs the pods");
+            }
+            return Ok(Arc::new(cri));
+        }
         _ => {
-            return Err(
-                format!("runtime {:?} is not known: use embedded or embedded=DIR", args.runtime).into()
-            );
+            return Err(format!(
+                "runtime {:?} is not known: use embedded, embedded=DIR or cri=unix:///PATH",
+                args.runtime
+            )
+            .into());
         }
     };
     std::fs::create_dir_all(&dir)?;

@@ -15,9 +15,11 @@ use crate::images::{Images, Record};
 use crate::proto::{Layout, Reply, Request, Spec, now, write_atomic};
 use crate::runtime::{Answer, Duplex, Error, ExecResult, Runtime, Stream, StreamOptions};
 use crate::state::*;
+pub(crate) use stats::interfaces;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+pub(crate) use streams::{inside, port_forward};
 use tokio::sync::mpsc;
 use wire::{Call, call, odd};
 

@@ -90,7 +90,7 @@ pub fn usage(dir: &Path) -> FsStats {
 }
 
 /// Counters of the interfaces in a network namespace.
-fn interfaces(netns: &Path) -> Vec<InterfaceStats> {
+pub fn interfaces(netns: &Path) -> Vec<InterfaceStats> {
     let text =
         super::streams::inside(netns.to_owned(), || std::fs::read_to_string("/proc/thread-self/net/dev"));
     parse_interfaces(&text.unwrap_or_default())

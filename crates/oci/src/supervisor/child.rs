@@ -12,7 +12,6 @@ use crate::sys;
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -274,7 +273,7 @@ pub fn sandbox(id: &str, config: &SandboxConfig, layout: &Layout) -> Result<(), 
     nix::sched::unshare(flags).context("unshare namespaces")?;
     if options.network != NamespaceMode::Host {
         nix::unistd::sethostname(&config.hostname).context(format!("set hostname {:?}", config.hostname))?;
-        loopback_up().context("bring up lo")?;
+        sys::loopback_up().context("bring up lo")?;
         for (key, value) in
             [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 2147483647")]
         {
@@ -303,20 +302,6 @@ pub fn sandbox(id: &str, config: &SandboxConfig, layout: &Layout) -> Result<(), 
             .context("mount shm")?;
     }
     Ok(())
-}
-
-fn loopback_up() -> io::Result<()> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: all zeros is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-    // SAFETY: the struct lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
-    Ok(nix::errno::Errno::result(result).map(drop)?)
 }
 
 /// First process of a shared PID namespace: waits for orphans until it is killed.

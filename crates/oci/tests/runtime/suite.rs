@@ -1,15 +1,17 @@
-//! Real containers under a real supervisor.
+//! What every runtime does.
 
-mod common;
+use crate::rig::{Rig, script};
+use oci::runtime::Filter;
 
-use common::{Rig, script};
+/// Everything, one after the other.
+pub async fn all(rig: &Rig) {
+    runs_a_container(rig).await;
+}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_a_container() {
-    let rig = Rig::new().await;
+async fn runs_a_container(rig: &Rig) {
     let sandbox = rig.sandbox("first").await;
     let (code, log) =
-        rig.finish(&sandbox, script("hello", "echo hello; hostname; echo err >&2; exit 3")).await;
+        rig.finish(&sandbox, script("hello", "echo hello; hostname; sleep 0.2; echo err >&2; exit 3")).await;
     assert_eq!((code, log.as_str()), (3, "hello\nfirst\nerr\n"));
 
     let id = rig.runtime.create_container(&sandbox, script("sleeper", "sleep 1000")).await.unwrap();
@@ -24,5 +26,5 @@ async fn runs_a_container() {
     assert_eq!(got.stderr, b"0\n");
     rig.runtime.stop_container(&id, 0).await.unwrap();
     rig.runtime.remove_sandbox(&sandbox).await.unwrap();
-    assert!(rig.runtime.list_sandboxes(Default::default()).await.unwrap().is_empty());
+    assert!(rig.runtime.list_sandboxes(Filter::default()).await.unwrap().is_empty());
 }

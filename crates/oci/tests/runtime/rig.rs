@@ -1,5 +1,6 @@
-//! A supervisor of its own for each test, with a busybox image, and cleaning up whatever happens.
+//! A runtime of its own for each test, with a busybox image, and cleaning up whatever happens.
 
+use crate::containerd;
 use oci::config::*;
 use oci::images::{Binary, ProcessConfig};
 use oci::runtime::Runtime;
@@ -10,11 +11,16 @@ use std::sync::Arc;
 
 pub const IMAGE: &str = "localhost/busybox:1";
 
-pub struct Rig {
+/// What has to be cleaned up.
+pub struct Home {
     pub dir: PathBuf,
+    /// The cgroup around everything.
     pub parent: String,
-    pub supervisor: Child,
-    pub embedded: Embedded,
+    pub server: Option<Child>,
+}
+
+pub struct Rig {
+    pub home: Home,
     pub runtime: Arc<dyn Runtime>,
 }
 
@@ -58,22 +64,31 @@ pub async fn connect(dir: &Path) -> Embedded {
     Embedded::connect(dir).await.expect("supervisor answers")
 }
 
-impl Rig {
-    pub async fn new() -> Self {
+impl Home {
+    fn new() -> Self {
         let made = tempfile::Builder::new().prefix("kutter-oci-").tempdir().expect("temp dir");
         let dir = made.keep();
-        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let supervisor = spawn_supervisor(&dir);
-        let embedded = connect(&dir).await;
-        let rig = Self {
-            parent: format!("/{name}"),
-            supervisor,
-            runtime: Arc::new(embedded.clone()),
-            embedded,
-            dir,
-        };
-        rig.embedded.images().from_binary(&busybox_image(IMAGE)).expect("image");
-        rig
+        let parent = format!("/{}", dir.file_name().unwrap().to_string_lossy());
+        Self { dir, parent, server: None }
+    }
+}
+
+impl Rig {
+    /// On the embedded runtime.
+    pub async fn embedded() -> Self {
+        let mut home = Home::new();
+        home.server = Some(spawn_supervisor(&home.dir));
+        let embedded = connect(&home.dir).await;
+        embedded.images().from_binary(&busybox_image(IMAGE)).expect("image");
+        Self { home, runtime: Arc::new(embedded) }
+    }
+
+    /// On a containerd.
+    pub async fn cri() -> Self {
+        let mut home = Home::new();
+        home.server = Some(containerd::spawn(&home.dir, &home.parent));
+        let runtime = Arc::new(containerd::connect(&home.dir).await);
+        Self { home, runtime }
     }
 
     pub fn sandbox_config(&self, name: &str) -> SandboxConfig {
@@ -85,8 +100,8 @@ impl Rig {
                 attempt: 0,
             },
             hostname: name.into(),
-            log_directory: self.dir.join("logs"),
-            cgroup_parent: format!("{}/pod-{name}", self.parent),
+            log_directory: self.home.dir.join("logs"),
+            cgroup_parent: format!("{}/pod-{name}", self.home.parent),
             labels: [("app".to_owned(), name.to_owned())].into(),
             ..SandboxConfig::default()
         }
@@ -133,12 +148,14 @@ pub fn script(name: &str, text: &str) -> ContainerConfig {
     }
 }
 
-impl Drop for Rig {
+impl Drop for Home {
     fn drop(&mut self) {
         let cgroups = Cgroups::detect().unwrap_or_default();
-        // Nothing new starts once the supervisor is gone; what still runs is in the cgroup.
-        let _ = self.supervisor.kill();
-        let _ = self.supervisor.wait();
+        // Nothing new starts once the server is gone; what still runs is in the cgroup.
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
         for _ in 0..100 {
             cgroups.kill(&self.parent);
             for root in cgroups.v1.iter().map(|(_, p)| p).chain(&cgroups.v2).take(1) {
