@@ -176,7 +176,7 @@ impl Bench<'_> {
 
     /// Puts a phase into the report.
     pub fn note(&mut self, name: &'static str, taken: Duration, bytes: usize, times: &Histogram<u64>) {
-        let memory = self.args.pids.iter().map(|pid| resident_mib(*pid)).sum();
+        let memory = self.args.pids.iter().map(|pid| resident_mib(*pid)).sum::<f64>().max(0.0);
         let phase = Phase::new(name, taken.as_secs_f64(), bytes, times, memory);
         if !self.args.json {
             eprintln!("{:<22} {:>11.0}/s  p99 {:.2} ms", phase.name, phase.per_second, phase.p99_ms);

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use scheduler::preempt::Preemption;
 use scheduler::queue::Queue;
 use scheduler::volumes::{Choice, Needs};
-use scheduler::{PodInfo, Snapshot, Unschedulable, solve};
+use scheduler::{PodInfo, Snapshot, Unschedulable, is_over, solve};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -164,9 +164,8 @@ fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
                 state.queue.remove(&key);
                 state.snapshot.set_pod(pod.clone());
                 // A pod that ended makes room; one that was placed may be what another wants to be near.
-                if old.is_some_and(|old| {
-                    PodInfo::of(old.clone()).is_over() != PodInfo::of(pod.clone()).is_over()
-                }) || old.is_none_or(|old| is_pending(old))
+                if old.is_some_and(|old| is_over(old) != is_over(pod))
+                    || old.is_none_or(|old| is_pending(old))
                 {
                     state.queue.wake();
                 }
@@ -256,7 +255,7 @@ impl Work {
             let solved = match Needs::of(&pod, &self.shelf.storage()) {
                 Ok(needs) => {
                     info.volumes = needs;
-                    solve(&state.snapshot, &info)
+                    solve(&mut state.snapshot, &info)
                 }
                 Err(why) => Err(Unschedulable::everywhere(&state.snapshot, why)),
             };

@@ -82,13 +82,16 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 /// The taints of these effects that the pod does not tolerate.
-pub fn untolerated<'a>(spec: &PodSpec, node: &'a NodeInfo, effects: &[&str]) -> Vec<&'a Taint> {
+pub fn untolerated<'a>(
+    spec: &'a PodSpec,
+    node: &'a NodeInfo,
+    effects: &'a [&str],
+) -> impl Iterator<Item = &'a Taint> {
     let node_spec = node.node.as_ref().and_then(|n| n.spec.as_ref());
     let taints = node_spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     taints
         .iter()
         .filter(|t| effects.contains(&t.effect.as_str()))
-        .filter(|taint| !tolerations.iter().any(|t| tolerates(t, taint)))
-        .collect()
+        .filter(move |taint| !tolerations.iter().any(|t| tolerates(t, taint)))
 }

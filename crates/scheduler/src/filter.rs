@@ -1,5 +1,7 @@
 //! Filters: whether a node can take a pod, and if not, why in upstream's words.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::affinity::{node_suits, tolerates, untolerated};
@@ -16,7 +18,7 @@ pub fn reasons(pod: &PodInfo, node: &NodeInfo) -> Vec<String> {
     if spec.node_name.as_ref().is_some_and(|n| !n.is_empty() && n != node.name()) {
         return one("node(s) didn't match the requested node name");
     }
-    if !untolerated(spec, node, &["NoSchedule", "NoExecute"]).is_empty() {
+    if untolerated(spec, node, &["NoSchedule", "NoExecute"]).next().is_some() {
         return one("node(s) had untolerated taint(s)");
     }
     if !node_suits(spec, node) {
@@ -30,6 +32,29 @@ pub fn reasons(pod: &PodInfo, node: &NodeInfo) -> Vec<String> {
         return short;
     }
     pod.volumes.as_ref().and_then(|v| v.reason(node)).map(one).unwrap_or_default()
+}
+
+/// Whether the node has no reason of its own against the pod, volumes aside.
+pub fn fits_node(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let spec = pod.spec();
+    let named = spec.node_name.as_deref().filter(|n| !n.is_empty());
+    has_room(pod, node)
+        && named.is_none_or(|n| n == node.name())
+        && !is_unschedulable(pod, node)
+        && untolerated(spec, node, &["NoSchedule", "NoExecute"]).next().is_none()
+        && node_suits(spec, node)
+        && !ports_conflict(&pod.ports, node)
+}
+
+fn has_room(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let (want, have, used) = (&pod.requested, &node.allocatable, &node.requested);
+    let fits = |want: i64, have: i64, used: i64| want <= 0 || want <= have - used;
+    let of = |list: &BTreeMap<String, i64>, name: &str| list.get(name).copied().unwrap_or(0);
+    used.pods < have.pods
+        && fits(want.cpu_milli, have.cpu_milli, used.cpu_milli)
+        && fits(want.memory, have.memory, used.memory)
+        && fits(want.storage, have.storage, used.storage)
+        && want.others.iter().all(|(n, want)| fits(*want, of(&have.others, n), of(&used.others, n)))
 }
 
 fn one(reason: &str) -> Vec<String> {

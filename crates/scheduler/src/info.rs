@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::resources::Resources;
 use crate::volumes::Needs;
@@ -23,17 +24,24 @@ pub struct PodInfo {
     pub ports: Vec<HostPort>,
     /// What its volumes demand; absent for pods that are placed and for volumes that demand nothing.
     pub volumes: Option<Arc<Needs>>,
+    /// Which pods it is spread among if it has no spread constraints: those of its Services and its controller.
+    pub spread_by: Option<LabelSelector>,
+    /// The terms it holds, once it is placed.
+    pub(crate) held: Vec<usize>,
 }
 
 impl PodInfo {
     /// Works out what the pod asks for.
     pub fn of(pod: Arc<Pod>) -> PodInfo {
-        let spec = pod.spec.clone().unwrap_or_default();
+        let none = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&none);
         PodInfo {
-            requested: Resources::requested_by(&spec),
-            likely: Resources::likely_used_by(&spec),
-            ports: host_ports(&spec),
+            requested: Resources::requested_by(spec),
+            likely: Resources::likely_used_by(spec),
+            ports: host_ports(spec),
             volumes: None,
+            spread_by: None,
+            held: Vec::new(),
             pod,
         }
     }
@@ -56,9 +64,14 @@ impl PodInfo {
 
     /// Whether it has come to its end and holds nothing any more.
     pub fn is_over(&self) -> bool {
-        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
+        is_over(&self.pod)
     }
+}
+
+/// Whether a pod has come to its end and holds nothing any more.
+pub fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {

@@ -13,7 +13,7 @@ use crate::affinity::selector_matches;
 use crate::filter;
 use crate::info::PodInfo;
 use crate::snapshot::Snapshot;
-use crate::topology::Demands;
+use crate::solve::reasons;
 
 /// How many nodes are tried out for one pod.
 const CANDIDATES_MAX: usize = 100;
@@ -43,7 +43,7 @@ struct Candidate {
 
 /// Finds the place whose making hurts least, or says in upstream's words why there is none.
 pub fn preempt(
-    snapshot: &Snapshot,
+    snapshot: &mut Snapshot,
     pod: &PodInfo,
     budgets: &[Arc<PodDisruptionBudget>],
 ) -> Result<Preemption, String> {
@@ -51,27 +51,19 @@ pub fn preempt(
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
-    let demands = Demands::of(snapshot, pod);
-    // The copy to try things out on is made for the first node that has somebody to preempt.
-    let mut trial: Option<Snapshot> = None;
     let mut best: Option<Candidate> = None;
-    let (mut nodes, mut tried, mut why) = (0, 0, BTreeMap::<&str, usize>::new());
-    for node in snapshot.nodes() {
-        nodes += 1;
-        let mut reasons = filter::reasons(pod, node);
-        reasons.extend(demands.reason(node).map(str::to_owned));
-        if !reasons.iter().all(|reason| is_resolvable(reason)) {
-            *why.entry(NOT_HELPFUL).or_default() += 1;
-            continue;
-        }
-        let lower: Vec<PodInfo> = node.pods.values().filter(|p| priority(&p.pod) < own).cloned().collect();
+    let (mut tried, mut why) = (0, BTreeMap::<&str, usize>::new());
+    let hopeful = hopeful_nodes(snapshot, pod, &mut why);
+    let nodes = hopeful.len() + why.get(NOT_HELPFUL).copied().unwrap_or(0);
+    for node in hopeful {
+        let there = snapshot.node(&node).map(|n| n.pods.values()).into_iter().flatten();
+        let lower: Vec<PodInfo> = there.filter(|p| priority(&p.pod) < own).cloned().collect();
         if lower.is_empty() || tried >= CANDIDATES_MAX {
             *why.entry(NO_VICTIMS).or_default() += 1;
             continue;
         }
         tried += 1;
-        let trial = trial.get_or_insert_with(|| snapshot.clone());
-        match try_out(trial, pod, node.name(), lower, budgets) {
+        match try_out(snapshot, pod, &node, lower, budgets) {
             Some(candidate) => {
                 if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
                     best = Some(candidate);
@@ -92,6 +84,30 @@ pub fn preempt(
     }
 }
 
+/// Names of the nodes on which fewer pods could help; the others are counted.
+fn hopeful_nodes(
+    snapshot: &mut Snapshot,
+    pod: &PodInfo,
+    why: &mut BTreeMap<&'static str, usize>,
+) -> Vec<String> {
+    let id = snapshot.class_of(pod);
+    let snapshot = &*snapshot;
+    let class = snapshot.class(id);
+    let moment = class.demands.moment();
+    let mut hopeful = Vec::new();
+    for node in snapshot.nodes() {
+        let Some(slot) = snapshot.slot(node.name()) else { continue };
+        let mut reasons = filter::reasons(pod, node);
+        let other = class.demands.reason(slot, &snapshot.topologies, &snapshot.held, &moment);
+        reasons.extend(other.map(str::to_owned));
+        match reasons.iter().all(|reason| is_resolvable(reason)) {
+            true => hopeful.push(node.name().to_owned()),
+            false => *why.entry(NOT_HELPFUL).or_default() += 1,
+        }
+    }
+    hopeful
+}
+
 /// Whether fewer pods on the node could change a refusal.
 fn is_resolvable(reason: &str) -> bool {
     const FIXED: [&str; 6] = [
@@ -105,9 +121,11 @@ fn is_resolvable(reason: &str) -> bool {
     !FIXED.iter().any(|fixed| reason.starts_with(fixed)) && !reason.contains("missing required label")
 }
 
-fn fits(trial: &Snapshot, pod: &PodInfo, node: &str) -> bool {
-    let Some(node) = trial.node(node) else { return false };
-    filter::reasons(pod, node).is_empty() && Demands::of(trial, pod).reason(node).is_none()
+fn fits(trial: &mut Snapshot, pod: &PodInfo, node: &str) -> bool {
+    let id = trial.class_of(pod);
+    let class = trial.class(id);
+    let Some((slot, node)) = trial.slot(node).zip(trial.node(node)) else { return false };
+    reasons(trial, pod, class, &class.demands.moment(), slot, node).is_empty()
 }
 
 /// Takes all lower pods away and gives back as many as the pod leaves room for, the most important ones first.

@@ -1,13 +1,15 @@
 //! One decision: where a pod goes, or why it goes nowhere.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::class::Class;
 use crate::filter;
 use crate::info::PodInfo;
 use crate::score::scores;
 use crate::snapshot::{NodeInfo, Snapshot};
-use crate::topology::Demands;
+use crate::topology::Moment;
 
 /// A decision for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,30 +60,65 @@ impl fmt::Display for Unschedulable {
 }
 
 /// Chooses the best node for the pod. Equal scores are settled by fewer pods, then by name.
-pub fn solve(snapshot: &Snapshot, pod: &PodInfo) -> Result<Placement, Unschedulable> {
-    let demands = Demands::of(snapshot, pod);
-    let mut feasible: Vec<&NodeInfo> = Vec::new();
+pub fn solve(snapshot: &mut Snapshot, pod: &PodInfo) -> Result<Placement, Unschedulable> {
+    let id = snapshot.class_of(pod);
+    let snapshot = &*snapshot;
+    let class = snapshot.class(id);
+    let demands = &class.demands;
+    let moment = demands.moment();
+    let fits = |slot: usize| {
+        class.evals[slot].fits
+            && pod.volumes.as_ref().is_none_or(|v| v.reason(&snapshot.slots[slot]).is_none())
+            && (demands.is_empty()
+                || demands.reason(slot, &snapshot.topologies, &snapshot.held, &moment).is_none())
+    };
+    let feasible: Vec<usize> = (0..snapshot.slots.len()).filter(|slot| fits(*slot)).collect();
+    if feasible.is_empty() {
+        return Err(refusal(snapshot, pod, class, &moment));
+    }
+    let marks = scores(class, &feasible, snapshot);
+    let rank = |(slot, score): &(&usize, i64)| {
+        let node = &snapshot.slots[**slot];
+        (*score, Reverse(node.pods.len()), Reverse(node.name()))
+    };
+    let best = feasible.iter().zip(marks).reduce(|best, next| {
+        // Most nodes lose by their score alone.
+        if next.1 < best.1 || rank(&next) < rank(&best) { best } else { next }
+    });
+    match best {
+        Some((slot, score)) => {
+            let node = snapshot.slots[*slot].name().to_owned();
+            Ok(Placement { node, score, feasible: feasible.len() })
+        }
+        None => Err(Unschedulable::default()),
+    }
+}
+
+/// What every node says against the pod.
+fn refusal(snapshot: &Snapshot, pod: &PodInfo, class: &Class, moment: &Moment) -> Unschedulable {
     let mut refused = Unschedulable::default();
-    for node in snapshot.nodes() {
+    for (slot, node) in snapshot.slots.iter().enumerate().filter(|(_, n)| n.node.is_some()) {
         refused.nodes += 1;
-        let mut reasons = filter::reasons(pod, node);
-        if reasons.is_empty() {
-            reasons.extend(demands.reason(node).map(str::to_owned));
-        }
-        if reasons.is_empty() {
-            feasible.push(node);
-        }
-        for reason in reasons {
+        for reason in reasons(snapshot, pod, class, moment, slot, node) {
             *refused.reasons.entry(reason).or_default() += 1;
         }
     }
-    let marks = scores(pod, &feasible, &demands);
-    let rank = |(node, score): &(&&NodeInfo, i64)| (*score, std::cmp::Reverse(node.pods.len()));
-    let best = feasible.iter().zip(marks).rev().max_by_key(rank);
-    match best {
-        Some((node, score)) => {
-            Ok(Placement { node: node.name().to_owned(), score, feasible: feasible.len() })
-        }
-        None => Err(refused),
+    refused
+}
+
+/// What one node says against the pod; as upstream, the first filter that refuses speaks alone.
+pub(crate) fn reasons(
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    class: &Class,
+    moment: &Moment,
+    slot: usize,
+    node: &NodeInfo,
+) -> Vec<String> {
+    let mut reasons = filter::reasons(pod, node);
+    if reasons.is_empty() {
+        let other = class.demands.reason(slot, &snapshot.topologies, &snapshot.held, moment);
+        reasons.extend(other.map(str::to_owned));
     }
+    reasons
 }

@@ -64,7 +64,7 @@ fn the_least_important_pods_go() {
         placed.iter().for_each(|p| snapshot.set_pod(pod(*p)));
         let budgets: Vec<_> = budgets.iter().map(|(app, allowed)| budget(app, *allowed)).collect();
         let incoming = PodInfo::of(pod(("new", cpu, priority, "")));
-        let got = match preempt(&snapshot, &incoming, &budgets) {
+        let got = match preempt(&mut snapshot, &incoming, &budgets) {
             Ok(found) => {
                 let mut names: Vec<&str> =
                     found.victims.iter().filter_map(|v| v.metadata.name.as_deref()).collect();

@@ -46,7 +46,7 @@ fn cluster(nodes: Vec<Arc<Node>>, pods: Vec<Arc<Pod>>) -> Snapshot {
 }
 
 fn decide(snapshot: &Snapshot, pod: Arc<Pod>) -> String {
-    match solve(snapshot, &PodInfo::of(pod)) {
+    match solve(&mut snapshot.clone(), &PodInfo::of(pod)) {
         Ok(placement) => placement.node,
         Err(why) => why.to_string(),
     }
@@ -193,7 +193,7 @@ proptest! {
         for (i, milli) in requests.iter().enumerate() {
             let request = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": format!("{milli}m")}}}]}});
             let info = PodInfo::of(pod(&format!("p{i}"), request));
-            if let Ok(placement) = solve(&snapshot, &info) {
+            if let Ok(placement) = solve(&mut snapshot, &info) {
                 snapshot.place(info, &placement.node);
             }
         }

@@ -117,13 +117,13 @@ fn decide(claims: Vec<Value>, volumes: Vec<Value>, used: bool) -> String {
         "metadata": {"name": "p", "namespace": "ns", "uid": "p"},
         "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]},
     }));
-    let snapshot = cluster();
+    let mut snapshot = cluster();
     let mut info = PodInfo::of(pod.clone());
     let storage: Arc<dyn Storage> = Arc::new(known);
     let solved = match Needs::of(&pod, &storage) {
         Ok(needs) => {
             info.volumes = needs;
-            solve(&snapshot, &info)
+            solve(&mut snapshot, &info)
         }
         Err(why) => Err(Unschedulable::everywhere(&snapshot, why)),
     };

@@ -41,7 +41,7 @@ impl Work {
             }
             state.nominated.remove(info.uid());
         }
-        let found = preempt(&state.snapshot, info, &self.budgets.list(""))?;
+        let found = preempt(&mut state.snapshot, info, &self.budgets.list(""))?;
         state.nominated.insert(info.uid().to_owned(), (info.clone(), found.node.clone()));
         Ok(found)
     }
