@@ -1,8 +1,10 @@
 //! Carries out plans. It makes no choices: what fails ends the pass, and the planner decides anew.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use client::{ApiResource, Client, DeleteOptions, Error, ListOptions, ObjectKey, Patch, WriteOptions};
 use controllers::{Action, Note, Propagation, Report, Resource, Target};
-use futures_util::StreamExt;
 use serde_json::Value;
 
 use crate::caches::{Written, Wrote};
@@ -36,39 +38,66 @@ pub enum Stopped {
 
 type Done = Result<Option<Written>, (&'static str, Error)>;
 
-/// Carries out the actions in order; runs of creations and of deletions go in parallel.
-pub async fn execute(client: &Client, recorder: &Recorder, actions: &[Action]) -> Outcome {
+/// Carries out the actions in order; runs of creations and of deletions go in parallel, on all cores.
+pub async fn execute(client: &Client, recorder: &Recorder, actions: &Arc<[Action]>) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut rest = actions;
-    while let Some(first) = rest.first() {
+    let mut next = 0;
+    while let Some(first) = actions.get(next) {
         let kind = std::mem::discriminant(first);
         let parallel = matches!(first, Action::Create { .. } | Action::Delete { .. });
-        let run = rest.iter().take_while(|a| parallel && std::mem::discriminant(*a) == kind).count().max(1);
-        let (now, later) = rest.split_at(run);
-        rest = later;
-        // Creations start slowly, so that what is refused for all is tried for few.
-        let mut batch = if matches!(first, Action::Create { .. }) { 1 } else { AT_ONCE };
-        let mut waiting = now;
-        while !waiting.is_empty() {
-            let (these, others) = waiting.split_at(batch.min(waiting.len()));
-            waiting = others;
-            batch = batch.saturating_mul(2);
-            let requests: Vec<_> = these.iter().map(|action| perform(client, recorder, action)).collect();
-            let mut running = futures_util::stream::iter(requests).buffer_unordered(AT_ONCE);
-            while let Some(done) = running.next().await {
-                match done {
-                    Ok(written) => outcome.writes.extend(written),
-                    Err((verb, error)) => {
-                        outcome.failure.get_or_insert_with(|| stopped(verb, &error));
-                    }
-                }
-            }
-            if outcome.failure.is_some() {
-                return outcome;
-            }
+        let alike = actions[next..].iter().take_while(|a| std::mem::discriminant(*a) == kind).count();
+        let end = next + if parallel { alike } else { 1 };
+        if end - next == 1 {
+            note(&mut outcome, perform(client, recorder, first).await);
+        } else {
+            // Creations start slowly, so that what is refused for all is tried for few.
+            let window = if matches!(first, Action::Create { .. }) { 1 } else { AT_ONCE };
+            run(&mut outcome, client, recorder, actions, next..end, window).await;
         }
+        if outcome.failure.is_some() {
+            return outcome;
+        }
+        next = end;
     }
     outcome
+}
+
+/// Carries out a run of actions side by side. The window opens by one with every success and nothing is begun after
+/// a failure.
+async fn run(
+    outcome: &mut Outcome,
+    client: &Client,
+    recorder: &Recorder,
+    actions: &Arc<[Action]>,
+    mut which: Range<usize>,
+    mut window: usize,
+) {
+    let mut running = tokio::task::JoinSet::new();
+    loop {
+        while outcome.failure.is_none() && running.len() < window {
+            let Some(index) = which.next() else { break };
+            let (client, recorder, actions) = (client.clone(), recorder.clone(), actions.clone());
+            running.spawn(async move { perform(&client, &recorder, &actions[index]).await });
+        }
+        match running.join_next().await {
+            None => return,
+            Some(Ok(done)) => note(outcome, done),
+            Some(Err(broken)) => {
+                let failed = Stopped::Failed { verb: "carry out", message: broken.to_string() };
+                outcome.failure.get_or_insert(failed);
+            }
+        }
+        window = (window + 1).min(AT_ONCE);
+    }
+}
+
+fn note(outcome: &mut Outcome, done: Done) {
+    match done {
+        Ok(written) => outcome.writes.extend(written),
+        Err((verb, error)) => {
+            outcome.failure.get_or_insert_with(|| stopped(verb, &error));
+        }
+    }
 }
 
 fn stopped(verb: &'static str, error: &Error) -> Stopped {

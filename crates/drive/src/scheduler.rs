@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use client::{Cache, Client, Error, ObjectKey, Patch};
 use controllers::{Note, Target};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
-use scheduler::preempt::Preemption;
-use scheduler::queue::Queue;
+use scheduler::preempt::{Preemption, fits};
+use scheduler::queue::{Causes, Queue};
 use scheduler::volumes::{Choice, Needs};
-use scheduler::{PodInfo, Snapshot, Unschedulable, is_over, solve};
+use scheduler::{PodInfo, Snapshot, Unschedulable, solve};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -22,10 +22,14 @@ use crate::Recorder;
 use crate::caches::Caches;
 use crate::lease::Election;
 
+mod kin;
 mod preemption;
 mod volumes;
+mod watch;
 
+use kin::Kin;
 use volumes::Shelf;
+use watch::is_pending;
 
 /// The scheduler name that pods have unless they ask for another.
 const NAME: &str = "default-scheduler";
@@ -47,9 +51,9 @@ pub async fn run(client: Client, options: Options) {
         }
         let caches = Caches::new(client.clone());
         match &options.election {
-            None => return start(&caches).await,
+            None => return start(&caches, &client).await,
             Some(election) => tokio::select! {
-                () = start(&caches) => {}
+                () = start(&caches, &client) => {}
                 () = election.hold(&client) => {}
             },
         }
@@ -57,13 +61,14 @@ pub async fn run(client: Client, options: Options) {
     }
 }
 
-/// Schedules with caches that others may share.
-pub async fn start(caches: &Caches) {
+/// Schedules with caches that others may share; writes with a client of its own.
+pub async fn start(caches: &Caches, client: &Client) {
     let pods = caches.get::<Pod>();
     let nodes = caches.get::<Node>();
     let work = Arc::new(Work {
-        client: caches.client().named("kutter-scheduler"),
-        recorder: Recorder::start(caches.client().clone(), NAME, ""),
+        client: client.named("kutter-scheduler"),
+        recorder: Recorder::start(client.clone(), NAME, ""),
+        kin: Kin::new(caches),
         shelf: Shelf::new(caches),
         pods: pods.clone(),
         budgets: caches.get::<PodDisruptionBudget>(),
@@ -80,19 +85,32 @@ pub async fn start(caches: &Caches) {
     nodes.synced().await;
     work.budgets.synced().await;
     work.shelf.synced().await;
-    hook_nodes(&work, &nodes);
-    hook_pods(&work, &pods);
+    work.kin.synced().await;
+    let namespaces = caches.get::<Namespace>();
+    namespaces.synced().await;
+    watch::hook_namespaces(&work, &namespaces);
+    watch::hook_nodes(&work, &nodes);
+    watch::hook_pods(&work, &pods);
     let weak = Arc::downgrade(&work);
     work.shelf.on_change(move || {
         let Some(work) = weak.upgrade() else { return };
-        work.state.lock().queue.wake();
+        work.state.lock().queue.wake(Causes::VOLUME);
         work.ready.notify_one();
     });
     work.run().await;
 }
 
 /// A node and what is to be written first, or why there is none and whom to preempt for one.
-type Decision = Result<(String, Choice), (String, Option<Preemption>)>;
+type Decision = Result<(String, Choice), Refusal>;
+
+/// Why a pod has no node, and what is done about it.
+struct Refusal {
+    why: String,
+    /// Whom to preempt, and for whom no place is being made any more because of that.
+    preemption: Option<(Preemption, Vec<Arc<Pod>>)>,
+    /// Whether a place that was being made for the pod is given up.
+    gives_up: bool,
+}
 
 struct State {
     snapshot: Snapshot,
@@ -104,92 +122,13 @@ struct Work {
     client: Client,
     recorder: Recorder,
     shelf: Arc<Shelf>,
+    kin: Kin,
     pods: Cache<Pod>,
     budgets: Cache<PodDisruptionBudget>,
     state: Mutex<State>,
     ready: Notify,
     writes: Arc<Semaphore>,
     started: Instant,
-}
-
-/// Nodes go into the snapshot; a new or changed one may take pods that were refused.
-fn hook_nodes(work: &Arc<Work>, nodes: &Cache<Node>) {
-    let work = Arc::downgrade(work);
-    nodes.hook(move |change| {
-        let Some(work) = work.upgrade() else { return };
-        let mut state = work.state.lock();
-        match change.new {
-            Some(node) => {
-                let helps = change.old.is_none_or(|old| may_help(old, node));
-                state.snapshot.set_node(node.clone());
-                if helps {
-                    state.queue.wake();
-                }
-            }
-            None => state.snapshot.remove_node(&change.key.name),
-        }
-        drop(state);
-        work.ready.notify_one();
-    });
-}
-
-/// Whether the change of a node could let a refused pod onto it. A mere heartbeat cannot.
-fn may_help(old: &Node, new: &Node) -> bool {
-    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
-}
-
-/// Placed pods go into the snapshot, others into the queue; an ended one makes room.
-fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
-    let work = Arc::downgrade(work);
-    pods.hook(move |change| {
-        let Some(work) = work.upgrade() else { return };
-        let key = (change.key.namespace.clone(), change.key.name.clone());
-        if change.new.is_none_or(|pod| !is_pending(pod))
-            && let Some(pod) = change.old.or(change.new)
-        {
-            work.shelf.forget(pod);
-        }
-        let mut state = work.state.lock();
-        match (change.old, change.new) {
-            (_, Some(pod)) if is_pending(pod) => {
-                let changed = change
-                    .old
-                    .is_none_or(|old| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels);
-                if changed {
-                    state.queue.add(key, priority(pod));
-                }
-            }
-            (old, Some(pod)) => {
-                state.queue.remove(&key);
-                state.snapshot.set_pod(pod.clone());
-                // A pod that ended makes room; one that was placed may be what another wants to be near.
-                if old.is_some_and(|old| is_over(old) != is_over(pod))
-                    || old.is_none_or(|old| is_pending(old))
-                {
-                    state.queue.wake();
-                }
-            }
-            (Some(old), None) => {
-                state.queue.remove(&key);
-                state.nominated.remove(old.metadata.uid.as_deref().unwrap_or_default());
-                state.snapshot.remove_pod(old.metadata.uid.as_deref().unwrap_or_default());
-                state.queue.wake();
-            }
-            (None, None) => {}
-        }
-        drop(state);
-        work.ready.notify_one();
-    });
-}
-
-/// Whether the pod waits for this scheduler.
-fn is_pending(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let placed = spec.node_name.as_ref().is_some_and(|n| !n.is_empty());
-    let gated = spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty());
-    let ours = spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME;
-    ours && !placed && !gated && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn priority(pod: &Pod) -> i32 {
@@ -206,10 +145,15 @@ impl Work {
                 tokio::spawn(async move {
                     match decision {
                         Ok((node, choice)) => work.put(&pod, &node, choice, permit).await,
-                        Err((why, preemption)) => {
-                            work.refuse(&pod, &why).await;
-                            if let Some(preemption) = preemption {
-                                work.evict(&pod, preemption).await;
+                        Err(refusal) => {
+                            work.refuse(&pod, &refusal.why).await;
+                            let nominated =
+                                pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+                            if refusal.gives_up && nominated.is_some_and(|n| !n.is_empty()) {
+                                work.forget_place(&pod).await;
+                            }
+                            if let Some((preemption, displaced)) = refusal.preemption {
+                                work.evict(&pod, preemption, displaced).await;
                             }
                         }
                     }
@@ -248,6 +192,7 @@ impl Work {
                 continue;
             }
             let mut info = PodInfo::of(pod.clone());
+            info.spread_by = self.kin.selector(&pod);
             let kept = {
                 let State { snapshot, nominated, .. } = &mut *state;
                 preemption::keep_places(snapshot, nominated, &pod)
@@ -255,7 +200,7 @@ impl Work {
             let solved = match Needs::of(&pod, &self.shelf.storage()) {
                 Ok(needs) => {
                     info.volumes = needs;
-                    solve(&mut state.snapshot, &info)
+                    self.find(&mut state, &info)
                 }
                 Err(why) => Err(Unschedulable::everywhere(&state.snapshot, why)),
             };
@@ -266,22 +211,49 @@ impl Work {
             };
             kept.iter().for_each(|uid| state.snapshot.remove_pod(uid));
             let decision = match solved {
-                Ok(placement) => {
+                Ok(node) => {
                     state.nominated.remove(info.uid());
-                    let choice = self.shelf.reserve(&info, state.snapshot.node(&placement.node));
-                    state.snapshot.place(info, &placement.node);
-                    Ok((placement.node, choice))
+                    let choice = self.shelf.reserve(&info, state.snapshot.node(&node));
+                    state.snapshot.place(info, &node);
+                    Ok((node, choice))
                 }
                 Err(unschedulable) => {
-                    state.queue.refuse(key, now);
-                    Err(match helped {
-                        Some(Ok(preemption)) => (unschedulable.to_string(), Some(preemption)),
-                        Some(Err(why)) => (format!("{unschedulable} preemption: {why}"), None),
-                        None => (unschedulable.to_string(), None),
-                    })
+                    state.queue.refuse(key, now, unschedulable.until());
+                    Err(self.refusal(&mut state, &info, &unschedulable, helped))
                 }
             };
             return Some((pod, decision));
+        }
+    }
+
+    /// The node for a pod. The one where a place is being made for it is its own if it is free by now.
+    fn find(&self, state: &mut State, info: &PodInfo) -> Result<String, Unschedulable> {
+        if let Some((_, node)) = state.nominated.get(info.uid())
+            && fits(&mut state.snapshot, info, node)
+        {
+            return Ok(node.clone());
+        }
+        solve(&mut state.snapshot, info).map(|placement| placement.node)
+    }
+
+    fn refusal(
+        &self,
+        state: &mut State,
+        info: &PodInfo,
+        why: &Unschedulable,
+        helped: Option<Result<Preemption, preemption::Refused>>,
+    ) -> Refusal {
+        match helped {
+            Some(Ok(preemption)) => {
+                let displaced = self.displace(state, info, &preemption.node);
+                let preemption = Some((preemption, displaced));
+                Refusal { why: why.to_string(), preemption, gives_up: false }
+            }
+            Some(Err(refused)) => {
+                let why = format!("{why} preemption: {}", refused.why);
+                Refusal { why, preemption: None, gives_up: !refused.keeps_place }
+            }
+            None => Refusal { why: why.to_string(), preemption: None, gives_up: false },
         }
     }
 
@@ -306,8 +278,8 @@ impl Work {
         state.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default());
         self.shelf.forget(pod);
         if again {
-            state.queue.refuse((key.namespace, key.name), self.now_ms());
-            state.queue.wake();
+            state.queue.refuse((key.namespace, key.name), self.now_ms(), Causes::ANY);
+            state.queue.wake(Causes::ANY);
         }
         drop(state);
         self.ready.notify_one();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use client::{Cache, Change, Client, Kind, ObjectKey};
 use controllers::certificates::Request;
-use controllers::{Failure, Plan, Wake};
+use controllers::{Action, Failure, Plan, Wake};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -310,9 +310,12 @@ impl Runner {
             Planner::Local(plan) => Ok(plan(&Pass { key: &key, now, failure: failure.as_ref() })),
             Planner::Asking(plan) => plan(key.clone(), now).await,
         };
+        let mut count = 0;
         let (plan, outcome) = match planned {
-            Ok(plan) => {
-                let outcome = execute(&self.client, &self.recorder, &plan.actions).await;
+            Ok(mut plan) => {
+                let actions: Arc<[Action]> = std::mem::take(&mut plan.actions).into();
+                count = actions.len();
+                let outcome = execute(&self.client, &self.recorder, &actions).await;
                 (plan, outcome)
             }
             Err(error) => {
@@ -320,10 +323,14 @@ impl Runner {
                 (Plan::default(), Outcome { failure, ..Outcome::default() })
             }
         };
-        tracing::debug!(controller = self.name, %key, actions = plan.actions.len(), why = ?plan.why, failure = ?outcome.failure, "pass");
-        // Waiting for freshness needs no slot.
+        tracing::debug!(controller = self.name, %key, actions = count, why = ?plan.why, failure = ?outcome.failure, "pass");
+        // Waiting for freshness needs no slot. Who asks the API itself needs no caches.
         drop(slot);
-        if !outcome.writes.is_empty() && !self.caches.show(&outcome.writes, FRESH_TIME_MAX).await {
+        let reads_caches = matches!(self.planner, Planner::Local(_));
+        if reads_caches
+            && !outcome.writes.is_empty()
+            && !self.caches.show(&outcome.writes, FRESH_TIME_MAX).await
+        {
             tracing::warn!(controller = self.name, %key, "caches do not show what was written {FRESH_TIME_MAX:?} ago");
         }
         self.metrics.worked(self.name, started.elapsed());

@@ -12,11 +12,12 @@ use k8s_openapi::jiff::Timestamp;
 use crate::affinity::selector_matches;
 use crate::filter;
 use crate::info::PodInfo;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NodeInfo, Snapshot};
 use crate::solve::reasons;
+use crate::terms::is_empty;
 
-/// How many nodes are tried out for one pod.
-const CANDIDATES_MAX: usize = 100;
+/// Places that are compared for one pod: a tenth of all nodes, but at least this many.
+const CANDIDATES_MIN: usize = 100;
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
@@ -41,35 +42,43 @@ struct Candidate {
     violations: usize,
 }
 
-/// Finds the place whose making hurts least, or says in upstream's words why there is none.
+/// Finds the place whose making hurts least, or says in upstream's words why there is none. In large clusters not all
+/// nodes are looked at, from the one at `offset` on.
 pub fn preempt(
     snapshot: &mut Snapshot,
     pod: &PodInfo,
     budgets: &[Arc<PodDisruptionBudget>],
+    offset: usize,
 ) -> Result<Preemption, String> {
     let own = priority(&pod.pod);
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
     let mut best: Option<Candidate> = None;
-    let (mut tried, mut why) = (0, BTreeMap::<&str, usize>::new());
-    let hopeful = hopeful_nodes(snapshot, pod, &mut why);
+    let (mut found, mut why) = (0, BTreeMap::<&str, usize>::new());
+    let mut hopeful = hopeful_nodes(snapshot, pod, &mut why);
     let nodes = hopeful.len() + why.get(NOT_HELPFUL).copied().unwrap_or(0);
+    let enough = (nodes / 10).max(CANDIDATES_MIN);
+    let first = offset % hopeful.len().max(1);
+    hopeful.rotate_left(first);
     for node in hopeful {
         let there = snapshot.node(&node).map(|n| n.pods.values()).into_iter().flatten();
         let lower: Vec<PodInfo> = there.filter(|p| priority(&p.pod) < own).cloned().collect();
-        if lower.is_empty() || tried >= CANDIDATES_MAX {
+        let candidate = match lower.is_empty() {
+            true => None,
+            false => try_out(snapshot, pod, &node, lower, budgets),
+        };
+        let Some(candidate) = candidate else {
             *why.entry(NO_VICTIMS).or_default() += 1;
             continue;
+        };
+        found += 1;
+        if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
+            best = Some(candidate);
         }
-        tried += 1;
-        match try_out(snapshot, pod, &node, lower, budgets) {
-            Some(candidate) => {
-                if best.as_ref().is_none_or(|best| cost(&candidate) < cost(best)) {
-                    best = Some(candidate);
-                }
-            }
-            None => *why.entry(NO_VICTIMS).or_default() += 1,
+        // The best so far breaks no budget if any does not.
+        if found >= enough && best.as_ref().is_some_and(|b| b.violations == 0) {
+            break;
         }
     }
     match best {
@@ -100,7 +109,7 @@ fn hopeful_nodes(
         let mut reasons = filter::reasons(pod, node);
         let other = class.demands.reason(slot, &snapshot.topologies, &snapshot.held, &moment);
         reasons.extend(other.map(str::to_owned));
-        match reasons.iter().all(|reason| is_resolvable(reason)) {
+        match reasons.iter().all(|reason| is_resolvable(reason)) && could_hold(pod, node) {
             true => hopeful.push(node.name().to_owned()),
             false => *why.entry(NOT_HELPFUL).or_default() += 1,
         }
@@ -108,20 +117,33 @@ fn hopeful_nodes(
     hopeful
 }
 
+/// Whether the node has what the pod asks for when it is empty.
+fn could_hold(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let (want, have) = (&pod.requested, &node.allocatable);
+    want.cpu_milli <= have.cpu_milli
+        && want.memory <= have.memory
+        && want.storage <= have.storage
+        && want.others.iter().all(|(name, amount)| amount <= have.others.get(name).unwrap_or(&0))
+}
+
 /// Whether fewer pods on the node could change a refusal.
 fn is_resolvable(reason: &str) -> bool {
-    const FIXED: [&str; 6] = [
+    const FIXED: [&str; 9] = [
         "node(s) were unschedulable",
         "node(s) didn't match the requested node name",
         "node(s) had untolerated taint",
         "node(s) didn't match Pod's node affinity",
-        "node(s) had volume node affinity conflict",
+        "node(s) didn't match PersistentVolume's node affinity",
         "node(s) didn't find available persistent volumes",
+        "node(s) unavailable due to one or more pvc(s) bound",
+        "node(s) had no available volume zone",
+        "node(s) didn't match pod affinity rules",
     ];
     !FIXED.iter().any(|fixed| reason.starts_with(fixed)) && !reason.contains("missing required label")
 }
 
-fn fits(trial: &mut Snapshot, pod: &PodInfo, node: &str) -> bool {
+/// Whether the pod can go to this node as things are.
+pub fn fits(trial: &mut Snapshot, pod: &PodInfo, node: &str) -> bool {
     let id = trial.class_of(pod);
     let class = trial.class(id);
     let Some((slot, node)) = trial.slot(node).zip(trial.node(node)) else { return false };
@@ -167,7 +189,12 @@ fn by_budgets(pods: Vec<PodInfo>, budgets: &[Arc<PodDisruptionBudget>]) -> (Vec<
         for (budget, left) in budgets.iter().zip(&mut left) {
             let same = budget.metadata.namespace.as_deref() == Some(p.namespace());
             let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
-            if same && selector.is_some() && selector_matches(selector, p.pod.metadata.labels.as_ref()) {
+            let counted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
+            let name = p.pod.metadata.name.as_ref();
+            // A pod that the API server has let go already costs nothing more.
+            let is_counted = counted.zip(name).is_some_and(|(pods, name)| pods.contains_key(name));
+            let selects = selector.is_some_and(|s| !is_empty(s));
+            if same && selects && !is_counted && selector_matches(selector, p.pod.metadata.labels.as_ref()) {
                 *left -= 1;
                 broken |= *left < 0;
             }

@@ -9,6 +9,41 @@ const BACKOFF_MS: (u64, u64) = (1_000, 10_000);
 /// A refused pod is tried again after this time even if nothing seems to have changed.
 pub const FLUSH_MS: u64 = 300_000;
 
+/// What could let a refused pod be placed: a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Causes(u8);
+
+impl Causes {
+    /// Nothing.
+    pub const NONE: Causes = Causes(0);
+    /// Resources, host ports or disks come free.
+    pub const ROOM: Causes = Causes(1);
+    /// A node's labels, taints or willingness change.
+    pub const NODE: Causes = Causes(2);
+    /// Another pod comes to where this one wants to be near it.
+    pub const NEAR: Causes = Causes(4);
+    /// Another pod goes away from where this one may not be with it.
+    pub const FAR: Causes = Causes(8);
+    /// Pods are spread otherwise.
+    pub const SPREAD: Causes = Causes(16);
+    /// Claims, volumes, classes or drivers change.
+    pub const VOLUME: Causes = Causes(32);
+    /// Whatever happens.
+    pub const ANY: Causes = Causes(u8::MAX);
+
+    /// All of both.
+    #[must_use]
+    pub const fn and(self, other: Causes) -> Causes {
+        Causes(self.0 | other.0)
+    }
+
+    /// Whether any is in both.
+    #[must_use]
+    pub const fn meets(self, other: Causes) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
 /// Names a pod: namespace and name.
 pub type PodKey = (Arc<str>, Arc<str>);
 
@@ -30,7 +65,7 @@ type Rank = (Reverse<i32>, u64);
 pub struct Queue {
     active: BTreeSet<(Rank, PodKey)>,
     waiting: BTreeSet<(u64, PodKey)>,
-    refused: BTreeMap<PodKey, u64>,
+    refused: BTreeMap<PodKey, (u64, Causes)>,
     places: HashMap<PodKey, Place>,
     ranks: HashMap<PodKey, Rank>,
     attempts: HashMap<PodKey, u32>,
@@ -67,18 +102,24 @@ impl Queue {
         Some(key)
     }
 
-    /// Puts a popped pod back that could not be placed.
-    pub fn refuse(&mut self, key: PodKey, now_ms: u64) {
+    /// Puts a popped pod back that could not be placed until one of these causes.
+    pub fn refuse(&mut self, key: PodKey, now_ms: u64, until: Causes) {
         if self.ranks.contains_key(&key) && !self.places.contains_key(&key) {
             *self.attempts.entry(key.clone()).or_default() += 1;
-            self.refused.insert(key.clone(), now_ms);
+            self.refused.insert(key.clone(), (now_ms, until));
             self.places.insert(key, Place::Refused(now_ms));
         }
     }
 
-    /// Something changed that may help: refused pods become ready once their back-off is over.
-    pub fn wake(&mut self) {
-        for (key, since) in std::mem::take(&mut self.refused) {
+    /// Something changed: refused pods that it may help become ready once their back-off is over.
+    pub fn wake(&mut self, cause: Causes) {
+        self.wake_those(|_, until| until.meets(cause));
+    }
+
+    fn wake_those(&mut self, helps: impl Fn(u64, Causes) -> bool) {
+        let woken: Vec<(PodKey, (u64, Causes))> =
+            self.refused.extract_if(.., |_, (since, until)| helps(*since, *until)).collect();
+        for (key, (since, _)) in woken {
             let attempts = self.attempts.get(&key).copied().unwrap_or(1);
             let delay = (BACKOFF_MS.0 << (attempts - 1).min(10)).min(BACKOFF_MS.1);
             self.places.remove(&key);
@@ -89,7 +130,7 @@ impl Queue {
     /// When time alone will make a pod ready.
     pub fn due_ms(&self) -> Option<u64> {
         let waiting = self.waiting.first().map(|(at, _)| *at);
-        let flush = self.refused.values().min().map(|since| since + FLUSH_MS);
+        let flush = self.refused.values().map(|(since, _)| since + FLUSH_MS).min();
         waiting.into_iter().chain(flush).min()
     }
 
@@ -99,8 +140,9 @@ impl Queue {
     }
 
     fn advance(&mut self, now_ms: u64) {
-        if self.refused.values().any(|since| since + FLUSH_MS <= now_ms) {
-            self.wake();
+        let is_due = |since: u64| since + FLUSH_MS <= now_ms;
+        if self.refused.values().any(|(since, _)| is_due(*since)) {
+            self.wake_those(|since, _| is_due(since));
         }
         while let Some((at, key)) = self.waiting.first().cloned().filter(|(at, _)| *at <= now_ms) {
             self.waiting.remove(&(at, key.clone()));
@@ -155,13 +197,15 @@ mod tests {
         let mut queue = Queue::new();
         queue.add(key("a"), 0);
         let a = queue.pop(0).unwrap();
-        queue.refuse(a, 0);
+        queue.refuse(a, 0, Causes::ROOM.and(Causes::NODE));
         assert_eq!(queue.pop(10_000), None);
-        queue.wake();
+        queue.wake(Causes::NEAR);
+        assert_eq!(queue.pop(10_000), None);
+        queue.wake(Causes::ROOM);
         assert_eq!(queue.due_ms(), Some(1_000));
         assert_eq!(queue.pop(999), None);
         let a = queue.pop(1_000).unwrap();
-        queue.refuse(a, 1_000);
+        queue.refuse(a, 1_000, Causes::NONE);
         assert_eq!(queue.pop(1_000 + FLUSH_MS - 1), None);
         assert_eq!(queue.pop(1_000 + FLUSH_MS), Some(key("a")));
     }
@@ -172,8 +216,8 @@ mod tests {
         queue.add(key("a"), 0);
         let a = queue.pop(0).unwrap();
         queue.remove(&a);
-        queue.refuse(a, 0);
-        queue.wake();
+        queue.refuse(a, 0, Causes::ANY);
+        queue.wake(Causes::ANY);
         assert_eq!((queue.pop(u64::MAX / 2), queue.due_ms()), (None, None));
     }
 }

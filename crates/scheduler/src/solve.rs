@@ -7,6 +7,7 @@ use std::fmt;
 use crate::class::Class;
 use crate::filter;
 use crate::info::PodInfo;
+use crate::queue::Causes;
 use crate::score::scores;
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::topology::Moment;
@@ -42,6 +43,37 @@ impl Unschedulable {
             ..Unschedulable::default()
         }
     }
+}
+
+impl Unschedulable {
+    /// What could let the pod be placed after all.
+    pub fn until(&self) -> Causes {
+        if self.everywhere.is_some() {
+            return Causes::VOLUME;
+        }
+        if self.nodes == 0 {
+            return Causes::NODE;
+        }
+        self.reasons.keys().fold(Causes::NONE, |until, reason| until.and(cause_of(reason)))
+    }
+}
+
+/// What could make a reason go away.
+fn cause_of(reason: &str) -> Causes {
+    const TABLE: [(&str, Causes); 10] = [
+        ("Insufficient ", Causes::ROOM),
+        ("Too many pods", Causes::ROOM),
+        ("node(s) didn't have free ports", Causes::ROOM),
+        ("node(s) were unschedulable", Causes::NODE),
+        ("node(s) had untolerated taint", Causes::NODE),
+        ("node(s) didn't match Pod's node affinity", Causes::NODE),
+        ("node(s) didn't match pod topology spread", Causes::SPREAD.and(Causes::NODE)),
+        ("node(s) didn't match pod affinity rules", Causes::NEAR.and(Causes::NODE)),
+        ("node(s) didn't match pod anti-affinity rules", Causes::FAR.and(Causes::NODE)),
+        ("node(s) didn't satisfy existing pods anti-affinity", Causes::FAR.and(Causes::NODE)),
+    ];
+    let volumes = Causes::VOLUME.and(Causes::ROOM).and(Causes::NODE);
+    TABLE.iter().find(|(start, _)| reason.starts_with(start)).map_or(volumes, |(_, cause)| *cause)
 }
 
 impl fmt::Display for Unschedulable {

@@ -109,7 +109,8 @@ impl Rule {
     }
 }
 
-fn is_empty(selector: &LabelSelector) -> bool {
+/// Whether a selector selects everything.
+pub fn is_empty(selector: &LabelSelector) -> bool {
     selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }

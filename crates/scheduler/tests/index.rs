@@ -67,7 +67,7 @@ fn pod(name: &str, place: Option<usize>, which: usize, kind: usize) -> Arc<Pod> 
         spec["nodeName"] = json!(format!("n{place}"));
     }
     let value = json!({
-        "metadata": {"name": name, "uid": name, "namespace": if kind % 3 == 0 { "red" } else { "blue" },
+        "metadata": {"name": name, "uid": name, "namespace": if kind.is_multiple_of(3) { "red" } else { "blue" },
             "labels": {"app": if kind.is_multiple_of(2) { "a" } else { "b" }}},
         "spec": spec,
     });

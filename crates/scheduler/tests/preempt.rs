@@ -55,7 +55,7 @@ fn the_least_important_pods_go() {
             &[("x", "2", 0, "n1"), ("y", "2", 0, "n2")],
             &[],
             ("3", 10),
-            "0/2 nodes are available: 2 No preemption victims found for incoming pod.",
+            "0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
         ),
     ];
     for (placed, budgets, (cpu, priority), wanted) in table {
@@ -64,7 +64,7 @@ fn the_least_important_pods_go() {
         placed.iter().for_each(|p| snapshot.set_pod(pod(*p)));
         let budgets: Vec<_> = budgets.iter().map(|(app, allowed)| budget(app, *allowed)).collect();
         let incoming = PodInfo::of(pod(("new", cpu, priority, "")));
-        let got = match preempt(&mut snapshot, &incoming, &budgets) {
+        let got = match preempt(&mut snapshot, &incoming, &budgets, 1) {
             Ok(found) => {
                 let mut names: Vec<&str> =
                     found.victims.iter().filter_map(|v| v.metadata.name.as_deref()).collect();

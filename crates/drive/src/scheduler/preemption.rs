@@ -19,6 +19,23 @@ fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
+/// Why no place is made for a pod.
+pub(super) struct Refused {
+    pub(super) why: String,
+    /// Whether the place that is being made for it already stays its own.
+    pub(super) keeps_place: bool,
+}
+
+fn is_being_preempted(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_some()
+        && conditions.iter().any(|c| {
+            c.type_ == "DisruptionTarget"
+                && c.status == "True"
+                && c.reason.as_deref() == Some("PreemptionByScheduler")
+        })
+}
+
 /// The places kept for pods at least as important, which `pod` may not take.
 pub(super) fn keep_places(snapshot: &mut Snapshot, nominated: &Nominated, pod: &Pod) -> Vec<String> {
     let others = nominated.iter().filter(|(of, _)| of.as_str() != uid(pod));
@@ -31,31 +48,56 @@ pub(super) fn keep_places(snapshot: &mut Snapshot, nominated: &Nominated, pod: &
 
 impl Work {
     /// Makes a place for a pod that found none, if pods of lower priority can give it; otherwise says why not.
-    pub(super) fn nominate(&self, state: &mut State, info: &PodInfo) -> Result<Preemption, String> {
+    pub(super) fn nominate(&self, state: &mut State, info: &PodInfo) -> Result<Preemption, Refused> {
         if let Some((_, node)) = state.nominated.get(info.uid()) {
             let own = priority(&info.pod);
-            let on_its_way =
-                |p: &PodInfo| p.pod.metadata.deletion_timestamp.is_some() && priority(&p.pod) < own;
+            let on_its_way = |p: &PodInfo| is_being_preempted(&p.pod) && priority(&p.pod) < own;
             if state.snapshot.node(node).is_some_and(|n| n.pods.values().any(on_its_way)) {
-                return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+                let why = "not eligible due to a terminating pod on the nominated node.".to_owned();
+                return Err(Refused { why, keeps_place: true });
             }
             state.nominated.remove(info.uid());
         }
-        let found = preempt(&mut state.snapshot, info, &self.budgets.list(""))?;
+        // Not always the same nodes are looked at first.
+        let offset = self.started.elapsed().subsec_nanos() as usize;
+        let found = preempt(&mut state.snapshot, info, &self.budgets.list(""), offset)
+            .map_err(|why| Refused { why, keeps_place: false })?;
         state.nominated.insert(info.uid().to_owned(), (info.clone(), found.node.clone()));
         Ok(found)
     }
 
+    /// Less important pods for which a place was being made on the node must look for another.
+    pub(super) fn displace(&self, state: &mut State, info: &PodInfo, node: &str) -> Vec<Arc<Pod>> {
+        let own = priority(&info.pod);
+        let lower = state.nominated.extract_if(|_, (other, on)| on == node && priority(&other.pod) < own);
+        lower.map(|(_, (other, _))| other.pod).collect()
+    }
+
     /// Tells the victims and deletes them; they have their own time to end.
-    pub(super) async fn evict(&self, pod: &Pod, preemption: Preemption) {
+    pub(super) async fn evict(&self, pod: &Pod, preemption: Preemption, displaced: Vec<Arc<Pod>>) {
         let key = ObjectKey::of(pod);
         let nominated = json!({"status": {"nominatedNodeName": preemption.node}});
         let told = self.client.patch_status::<Pod>(&key.namespace, &key.name, &Patch::Merge(nominated)).await;
         if let Err(error) = told {
             tracing::warn!(pod = %key, error = error.chain(), "the nominated node could not be told");
         }
+        for other in displaced {
+            self.forget_place(&other).await;
+        }
         for victim in preemption.victims {
             self.evict_one(pod, &victim, &preemption.node).await;
+        }
+    }
+
+    /// Tells a pod that no place is being made for it any more.
+    pub(super) async fn forget_place(&self, pod: &Pod) {
+        let key = ObjectKey::of(pod);
+        let patch = Patch::Merge(json!({"status": {"nominatedNodeName": null}}));
+        let told = self.client.patch_status::<Pod>(&key.namespace, &key.name, &patch).await;
+        if let Err(error) = told.map(drop)
+            && !error.is_not_found()
+        {
+            tracing::warn!(pod = %key, error = error.chain(), "the nominated node could not be cleared");
         }
     }
 

@@ -71,9 +71,12 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         super::addons::ensure(&client("system:kutter-addons"), dns).await?;
     }
     super::notify_ready();
+    // The scheduler looks at what the controllers look at: one copy of it is enough.
+    let mut shell = drive::controllers::start(client("system:kube-controller-manager"), &controllers);
+    let (caches, scheduler) = (Arc::clone(shell.caches()), client("system:kube-scheduler"));
     tokio::select! {
-        () = drive::controllers::run(client("system:kube-controller-manager"), controllers) => {}
-        () = drive::scheduler::run(client("system:kube-scheduler"), drive::scheduler::Options::default()) => {}
+        () = shell.wait() => {}
+        () = drive::scheduler::start(&caches, &scheduler) => {}
         _ = terminate.recv() => {}
         stopped = tokio::signal::ctrl_c() => stopped?,
     }
