@@ -81,14 +81,17 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             supervise::run(&plan, &chosen)
         }
         Command::Replay { target, files } => {
+            targets::abort_on_panic();
+            let inputs: Vec<_> = files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
             let mut run = (targets::find(&target)?.start)();
-            for file in files {
+            for (file, input) in files.iter().zip(inputs) {
                 println!("{}", file.display());
-                run(&std::fs::read(&file)?);
+                run(&input);
             }
             Ok(true)
         }
         Command::Work { target, seconds, seed, state } => {
+            targets::abort_on_panic();
             let state = work::State::create(&state)?;
             let summary = work::work(targets::find(&target)?, seed, Duration::from_secs(seconds), &state)?;
             println!("{}", summary.line());

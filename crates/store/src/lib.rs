@@ -11,6 +11,9 @@ mod memory;
 mod seal;
 mod splice;
 
+#[doc(hidden)]
+pub use embedded::{read_objects, read_records};
+
 pub use api::{
     Batch, Draft, Event, EventKind, Index, Key, Object, Page, Pending, Precondition, Range, Snapshot, Store,
     StoreError, Watch, Write,

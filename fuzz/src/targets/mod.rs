@@ -1,6 +1,11 @@
 //! What is fuzzed: a name, seeds, and a function that must come to an end with every input.
 
+mod changes;
+mod files;
+mod live;
 mod objects;
+mod streams;
+mod texts;
 
 /// Takes one input. It panics when something holds that must not.
 pub type Run = Box<dyn FnMut(&[u8])>;
@@ -18,7 +23,26 @@ pub struct Target {
 }
 
 /// All targets.
-pub const ALL: &[Target] = &[objects::JSON, objects::OBJECT];
+pub const ALL: &[Target] = &[
+    objects::JSON,
+    objects::OBJECT,
+    texts::TEXT,
+    changes::PATCH,
+    changes::APPLY,
+    changes::CUSTOM,
+    files::LAYER,
+    files::ARCHIVE,
+    files::KUBECONFIG,
+    files::CERTIFICATE,
+    live::REQUEST,
+    live::DNS,
+    live::RESOLVER,
+    live::INGRESS,
+    live::ROUTES,
+    streams::SPDY,
+    streams::WATCH,
+    streams::RECORD,
+];
 
 /// The target of a name.
 pub fn find(name: &str) -> Result<&'static Target, String> {
@@ -39,24 +63,16 @@ fn split_line(input: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(&input[..end]).ok()?, &input[end + 1..]))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Makes a panic end the process, in a task or thread too: tokio would only end the task.
+pub fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
 
-    /// Every seed and everything that ever broke a target goes through.
-    #[test]
-    fn seeds_and_findings_pass() {
-        let findings = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("findings");
-        for target in ALL {
-            let mut run = (target.start)();
-            let seeds = (target.seeds)();
-            assert!(!seeds.is_empty(), "{} has no seeds", target.name);
-            seeds.iter().for_each(|seed| run(seed));
-            for entry in std::fs::read_dir(findings.join(target.name)).into_iter().flatten() {
-                let path = entry.expect("a finding").path();
-                println!("{}", path.display());
-                run(&std::fs::read(&path).expect("read a finding"));
-            }
-        }
-    }
+/// A runtime for one thread, with sockets and timers.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }

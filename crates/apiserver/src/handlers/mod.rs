@@ -8,7 +8,7 @@ mod eviction;
 mod get;
 mod last_applied;
 mod list;
-mod patch;
+pub mod patch;
 mod scale;
 mod subresource;
 mod token;

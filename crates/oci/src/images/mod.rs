@@ -13,6 +13,7 @@ mod unpack;
 pub use binary::Binary;
 pub use reference::Reference;
 pub use store::{Images, Record};
+pub use unpack::layer as unpack_layer;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -273,7 +273,7 @@ impl Blocks {
     }
 }
 
-fn decode(
+pub(super) fn decode(
     payload: &[u8],
     count: u32,
     keys: &Keyring,

@@ -27,10 +27,24 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::api::{Key, Object, Pending, Snapshot, Store, StoreError, Watch, Write};
+use crate::codec::Interner;
 use crate::memory::{History, Memory, To};
 use crate::seal::Keyring;
 pub use backup::{restore, verify};
 pub use blocks::BackupInfo;
+
+/// Reads the records of a frame as recovery does; gives how many. For fuzzing.
+pub fn read_records(payload: &[u8]) -> Result<usize, String> {
+    let changes = record::decode(payload, 1, &Keyring::empty([""; 0]), &mut Interner::default());
+    changes.map(|changes| changes.len()).map_err(|error| error.to_string())
+}
+
+/// Reads the objects of a checkpoint's block; gives how many. For fuzzing.
+pub fn read_objects(payload: &[u8], count: u32) -> Result<usize, String> {
+    let mut objects = Vec::new();
+    blocks::decode(payload, count, &Keyring::empty([""; 0]), &mut Interner::default(), &mut objects)?;
+    Ok(objects.len())
+}
 use blocks::Moment;
 use checkpoint::Checkpoint;
 use queue::{Command, Queue, Queued};
