@@ -23,8 +23,8 @@ fn seeds_and_findings_pass() {
     }
     // No time at all: only the seeds are run.
     let new = tempfile::tempdir().expect("directory");
-    let run = Command::new(program).args(["run", "--seconds", "0", "--findings"]).arg(new.path());
-    let run = { run }.output().expect("run the seeds");
+    let arguments = ["run", "--seconds", "0", "--findings"];
+    let run = Command::new(program).args(arguments).arg(new.path()).output().expect("run the seeds");
     let told = String::from_utf8_lossy(&run.stdout).into_owned();
     assert!(run.status.success(), "{told}");
     assert!(broken.is_empty(), "{}", broken.join("\n"));

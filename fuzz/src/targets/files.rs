@@ -114,7 +114,7 @@ fn layers() -> Run {
         mend(&mut tar);
         let to = Path::new("/work/a/layer");
         std::fs::create_dir_all(to).expect("create");
-        drop(oci::images::unpack_layer(tar.as_slice(), to));
+        drop(oci::images::unpack_layer(tar.as_slice(), to, 1 << 20));
         let names: Vec<_> =
             std::fs::read_dir("/work/a").expect("list").flatten().map(|e| e.file_name()).collect();
         assert_eq!(names, ["layer"], "something was put beside the layer");
