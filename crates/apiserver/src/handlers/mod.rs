@@ -1,5 +1,6 @@
 //! What is done for a request, generic over kinds.
 
+mod alarm;
 mod apply;
 mod change;
 mod create;

@@ -1,7 +1,9 @@
 //! Watches: a cursor into the table's ring of events, with frames shared by all watchers of the same form.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use crate::selector::Selection;
 use crate::server::Call;
 use crate::status::{Cause, Status};
 
+use super::alarm::{self, Alarm};
 use super::list::{ListOptions, pick};
 
 /// How often a bookmark is sent when nothing else happens.
@@ -44,6 +47,12 @@ impl Seen {
     }
 }
 
+/// What a watch has waited for.
+enum News {
+    Events(Result<store::Batch, StoreError>),
+    Alarm(alarm::Cause),
+}
+
 struct Watcher {
     resource: Arc<Resource>,
     selection: Selection,
@@ -53,12 +62,9 @@ struct Watcher {
     columns_sent: bool,
     initial: VecDeque<Arc<Object>>,
     initial_end: Option<u64>,
-    bookmarks: bool,
     sent: u64,
     events: Box<dyn store::Watch>,
-    deadline: Instant,
-    bookmark_at: Instant,
-    stopping: tokio::sync::watch::Receiver<bool>,
+    alarm: Alarm,
     ended: bool,
 }
 
@@ -109,12 +115,14 @@ pub async fn watch(call: &mut Call) -> Result<Response<Body>, Status> {
         columns_sent: false,
         initial,
         initial_end,
-        bookmarks,
         sent: from,
         events,
-        deadline: now + timeout,
-        bookmark_at: now + BOOKMARK_EVERY.mul_f64(0.9 + 0.1 * rand::rng().random::<f64>()),
-        stopping: call.server.stopping(),
+        alarm: Alarm::new(
+            now + timeout,
+            bookmarks.then(|| now + BOOKMARK_EVERY.mul_f64(0.9 + 0.1 * rand::rng().random::<f64>())),
+            BOOKMARK_EVERY,
+            call.server.stopping(),
+        ),
         ended: false,
     };
     let stream = futures_util::stream::unfold(watcher, |mut watcher| async move {
@@ -176,40 +184,44 @@ impl Watcher {
             return Some(self.bookmark(revision, true));
         }
         loop {
-            if *self.stopping.borrow() {
+            if self.alarm.is_stopping() {
                 return None;
             }
-            let bookmarks = self.bookmarks;
-            tokio::select! {
-                biased;
-                events = self.events.next(BATCH_MAX) => match events {
-                    Ok((events, known)) => {
-                        let chunk = self.frames(&events);
-                        self.sent = known;
-                        if !chunk.is_empty() {
-                            return Some(chunk);
+            match self.wait().await {
+                News::Events(Ok((events, known))) => {
+                    let chunk = self.frames(&events);
+                    self.sent = known;
+                    if !chunk.is_empty() {
+                        return Some(chunk);
+                    }
+                }
+                News::Events(Err(error)) => {
+                    self.ended = true;
+                    return match error {
+                        StoreError::Expired { requested, oldest } => {
+                            Some(error_frame(self.output, &too_old(requested, oldest)))
                         }
-                    }
-                    Err(error) => {
-                        self.ended = true;
-                        return match error {
-                            StoreError::Expired { requested, oldest } => {
-                                Some(error_frame(self.output, &too_old(requested, oldest)))
-                            }
-                            StoreError::Closed => None,
-                            other => Some(error_frame(self.output, &Status::unavailable(other.to_string()))),
-                        };
-                    }
-                },
-                _ = self.stopping.changed() => return None,
-                () = tokio::time::sleep_until(self.deadline) => return None,
-                () = tokio::time::sleep_until(self.bookmark_at), if bookmarks => {
-                    self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
+                        StoreError::Closed => None,
+                        other => Some(error_frame(self.output, &Status::unavailable(other.to_string()))),
+                    };
+                }
+                News::Alarm(alarm::Cause::End) => return None,
+                News::Alarm(alarm::Cause::Bookmark) => {
                     self.sent = self.sent.max(self.events.progress());
                     return Some(self.bookmark(self.sent, false));
                 }
             }
         }
+    }
+
+    /// Waits for events first of all.
+    async fn wait(&mut self) -> News {
+        let (mut events, alarm) = (self.events.next(BATCH_MAX), &mut self.alarm);
+        poll_fn(|cx| match events.as_mut().poll(cx) {
+            Poll::Ready(events) => Poll::Ready(News::Events(events)),
+            Poll::Pending => alarm.poll(cx).map(News::Alarm),
+        })
+        .await
     }
 
     fn initial_chunk(&mut self) -> Bytes {

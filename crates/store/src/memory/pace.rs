@@ -1,11 +1,37 @@
 //! Delayed wake-ups, so that many watchers of a busy table are woken once per interval and not once per change.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::table::Table;
+
+/// How often the watchers of one table may be woken: twice in a row at once, then once per gap. News that come
+/// less often than that, even unevenly, wait for nothing; a stream of them is delivered in batches.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    /// Until when the wake-ups so far have been paid for.
+    spent: Instant,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { spent: Instant::now() }
+    }
+}
+
+impl Allowance {
+    /// When the next wake-up may be.
+    pub fn due(&self, gap: Duration) -> Instant {
+        self.spent.checked_sub(gap).unwrap_or(self.spent)
+    }
+
+    /// Notes a wake-up.
+    pub fn spend(&mut self, now: Instant, gap: Duration) {
+        self.spent = self.spent.max(now) + gap;
+    }
+}
 
 #[derive(Debug, Default)]
 struct Due {
@@ -20,7 +46,7 @@ pub(crate) struct Pace {
 }
 
 /// How long the thread stays without work.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 
 impl Pace {
     /// Wakes `table` at `when`.
@@ -60,5 +86,26 @@ fn run((due, changed): &(Mutex<Due>, Condvar)) {
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_wake_ups_at_once_then_one_per_gap() {
+        let (start, gap) = (Instant::now(), Duration::from_millis(3));
+        let mut allowance = Allowance { spent: start };
+        let mut now = start;
+        let mut waits = Vec::new();
+        for news in [0, 1, 1, 1, 2, 100, 105, 106] {
+            now = now.max(start + Duration::from_millis(news));
+            let due = allowance.due(gap);
+            waits.push(due.saturating_duration_since(now).as_millis());
+            now = now.max(due);
+            allowance.spend(now, gap);
+        }
+        assert_eq!(waits, [0, 0, 2, 3, 3, 0, 0, 0]);
     }
 }

@@ -11,6 +11,7 @@ use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::pace::Allowance;
 use super::ring::Ring;
 use super::{Change, Shared, To, realize};
 use crate::api::{Event, EventKind, Key, Object, Range, Snapshot, StoreError};
@@ -18,8 +19,9 @@ use crate::splice;
 
 /// Rebuilt snapshots kept for the next page of the same list.
 const SERVED_MAX: usize = 4;
-/// What waking one watcher may cost; sets how far apart wake-ups of many watchers are.
-const WAKE_COST: Duration = Duration::from_micros(5);
+/// What waking one watcher costs, mostly the kernel's part of sending to it, with as much again left for others;
+/// sets how far apart wake-ups of many watchers are.
+const WAKE_COST: Duration = Duration::from_micros(15);
 /// Wake-ups are never further apart than this while there is news.
 const WAKE_GAP_MAX: Duration = Duration::from_millis(5);
 /// Gaps below this are not worth a timer.
@@ -52,7 +54,10 @@ pub(super) struct Table {
     hasher: DefaultHashBuilder,
     pub news: Notify,
     pub watchers: AtomicUsize,
-    woken: Mutex<Instant>,
+    /// One past the newest sequence number of the ring, for watchers to look at without the lock. It is raised
+    /// before they are woken.
+    pub end: AtomicU64,
+    allowance: Mutex<Allowance>,
     waking: AtomicBool,
 }
 
@@ -108,7 +113,8 @@ impl Table {
             hasher: DefaultHashBuilder::default(),
             news: Notify::new(),
             watchers: AtomicUsize::new(0),
-            woken: Mutex::new(Instant::now()),
+            end: AtomicU64::new(0),
+            allowance: Mutex::default(),
             waking: AtomicBool::new(false),
         }
     }
@@ -199,6 +205,7 @@ impl Table {
         let old = state.ring.trim(&self.shared.history, seconds);
         let floor = state.ring.floor();
         let stale: Vec<_> = state.served.extract_if(.., |(revision, _)| *revision < floor).collect();
+        self.end.store(state.ring.end(), Ordering::Release);
         drop(state);
         drop((old, stale));
     }
@@ -259,6 +266,7 @@ impl Table {
             (std::mem::replace(&mut state.by_name, by_name), std::mem::replace(&mut state.ordered, ordered));
         state.served.clear();
         state.ring.reset(revision);
+        self.end.store(state.ring.end(), Ordering::Release);
         state.last = revision;
         drop(state);
         drop(old);
@@ -276,17 +284,15 @@ impl Table {
 
     /// Wakes the watchers, now or (when there are many and they were woken just before) a little later.
     pub fn wake(self: &Arc<Self>) {
-        let watchers = self.watchers.load(Ordering::Relaxed);
-        if watchers == 0 {
+        if self.watchers.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let gap = (WAKE_COST * u32::try_from(watchers).unwrap_or(u32::MAX)).min(WAKE_GAP_MAX);
+        let gap = self.gap();
         if gap < WAKE_GAP_MIN {
             return self.news.notify_waiters();
         }
-        let now = Instant::now();
-        let due = *self.woken.lock() + gap;
-        if due <= now {
+        let due = self.allowance.lock().due(gap);
+        if due <= Instant::now() {
             self.wake_now();
         } else if !self.waking.swap(true, Ordering::AcqRel) {
             let table = self.clone();
@@ -294,10 +300,16 @@ impl Table {
         }
     }
 
+    /// How far apart wake-ups should be on the average.
+    fn gap(&self) -> Duration {
+        let watchers = u32::try_from(self.watchers.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        WAKE_COST.saturating_mul(watchers).min(WAKE_GAP_MAX)
+    }
+
     /// Wakes the watchers at once.
     pub fn wake_now(&self) {
         self.waking.store(false, Ordering::Release);
-        *self.woken.lock() = Instant::now();
+        self.allowance.lock().spend(Instant::now(), self.gap());
         self.news.notify_waiters();
     }
 }

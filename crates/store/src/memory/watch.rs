@@ -33,40 +33,46 @@ impl Cursor {
         Ok(Self { table, next, delivered: revision })
     }
 
-    /// What there is, without waiting.
-    fn take(&mut self, max: usize) -> Result<Option<Batch>, StoreError> {
-        let table = &self.table.0;
-        if table.shared.closed.load(Ordering::Acquire) {
-            return Err(StoreError::Closed);
-        }
-        let state = table.state.read();
-        if self.next < state.ring.first() {
-            return Err(StoreError::Expired { requested: self.delivered, oldest: state.ring.floor() });
-        }
-        let end = state.ring.end().min(self.next.saturating_add(max.max(1) as u64));
-        let events: Vec<_> = (self.next..end).filter_map(|at| state.ring.get(at).cloned()).collect();
-        let Some(newest) = events.last().map(|event| event.object.modified) else { return Ok(None) };
-        self.next = end;
-        self.delivered = match state.ring.get(end) {
-            None => table.complete(&state),
-            // Several changes may share a revision: it is only complete with the last of them.
-            Some(following) if following.object.modified == newest => newest - 1,
-            Some(_) => newest,
-        };
-        Ok(Some((events, self.delivered)))
-    }
-
     async fn wait(&mut self, max: usize) -> Result<Batch, StoreError> {
+        let table = &*self.table.0;
         loop {
-            let table = self.table.0.clone();
+            if let Some(found) = take(table, &mut self.next, &mut self.delivered, max)? {
+                return Ok(found);
+            }
             let mut news = pin!(table.news.notified());
             news.as_mut().enable();
-            if let Some(found) = self.take(max)? {
+            // What came in between is not told.
+            if let Some(found) = take(table, &mut self.next, &mut self.delivered, max)? {
                 return Ok(found);
             }
             news.await;
         }
     }
+}
+
+/// What there is from `next` on, without waiting.
+fn take(table: &Table, next: &mut u64, delivered: &mut u64, max: usize) -> Result<Option<Batch>, StoreError> {
+    if table.shared.closed.load(Ordering::Acquire) {
+        return Err(StoreError::Closed);
+    }
+    if table.end.load(Ordering::Acquire) == *next {
+        return Ok(None);
+    }
+    let state = table.state.read();
+    if *next < state.ring.first() {
+        return Err(StoreError::Expired { requested: *delivered, oldest: state.ring.floor() });
+    }
+    let end = state.ring.end().min(next.saturating_add(max.max(1) as u64));
+    let events: Vec<_> = (*next..end).filter_map(|at| state.ring.get(at).cloned()).collect();
+    let Some(newest) = events.last().map(|event| event.object.modified) else { return Ok(None) };
+    *next = end;
+    *delivered = match state.ring.get(end) {
+        None => table.complete(&state),
+        // Several changes may share a revision: it is only complete with the last of them.
+        Some(following) if following.object.modified == newest => newest - 1,
+        Some(_) => newest,
+    };
+    Ok(Some((events, *delivered)))
 }
 
 impl Watch for Cursor {
