@@ -14,7 +14,7 @@ use crate::authenticate::{Authenticator, Identity, Verdict};
 use crate::authorize::{Attributes, Authorizer, decide, refusal};
 use crate::handlers;
 use crate::info::RequestInfo;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Watching};
 use crate::negotiate;
 use crate::query::Query;
 use crate::resource::{Catalog, Resource};
@@ -92,6 +92,8 @@ pub struct Call {
     pub resource: Arc<Resource>,
     /// Lines for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Counts the watch that this request is.
+    pub watching: Option<Watching>,
 }
 
 impl ApiServer {
@@ -163,7 +165,10 @@ impl ApiServer {
         request: Request<Body>,
     ) -> Response<Body> {
         let (head, body) = request.into_parts();
-        match self.authenticate(certificate, &head).await {
+        let began = std::time::Instant::now();
+        let known = self.authenticate(certificate, &head).await;
+        self.metrics.stages.authenticated(known.is_ok(), began);
+        match known {
             Ok(identity) => self.handle(identity, Request::from_parts(head, body)).await,
             Err(status) => {
                 let query = Query::parse(head.uri.query());
@@ -213,10 +218,16 @@ impl ApiServer {
         let query = Query::parse(head.uri.query());
         let info = RequestInfo::parse(&head.method, head.uri.path(), query.flag("watch"));
         let format = negotiate::error_format(&head.headers, &query);
-        let labels = self.metrics.begin(&info);
-        let result = self.route(identity, info, query, head, body).await;
+        let applies = head
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
+        let labels = self.metrics.requests.begin(&info, applies, !query.text("dryRun").is_empty());
+        let long = (info.verb == "watch").then(|| labels.watching());
+        let result = self.route(identity, info, query, (head, body), long).await;
         let response = result.unwrap_or_else(|status| answer::status(&status, format));
-        self.metrics.end(labels, response.status().as_u16(), started.elapsed());
+        let bytes = http_body::Body::size_hint(response.body()).exact();
+        self.metrics.requests.end(&labels, response.status().as_u16(), started.elapsed(), bytes);
         response
     }
 
@@ -225,8 +236,8 @@ impl ApiServer {
         identity: Arc<Identity>,
         info: RequestInfo,
         query: Query,
-        head: http::request::Parts,
-        body: Body,
+        (head, body): (http::request::Parts, Body),
+        watching: Option<Watching>,
     ) -> Result<Response<Body>, Status> {
         let identity = crate::authenticate::impersonate(self, identity, &head.headers)?;
         let mut attributes = Attributes::from(&info);
@@ -239,7 +250,9 @@ impl ApiServer {
                 attributes.name = name.trim_start_matches('=').to_string();
             }
         }
+        let began = std::time::Instant::now();
         let decision = self.authorize(&identity, &attributes);
+        self.metrics.stages.authorized(decision.allowed, began);
         if !decision.allowed {
             let cause = refusal(&identity, &attributes, &decision.reason);
             return Err(match info.is_resource {
@@ -261,7 +274,7 @@ impl ApiServer {
         let resource = resource.clone();
         let warnings = api::warnings::deprecated(&resource.def).map(str::to_owned).into_iter().collect();
         let (server, body) = (self.clone(), parking_lot::Mutex::new(body));
-        let mut call = Call { server, identity, info, query, head, body, resource, warnings };
+        let mut call = Call { server, identity, info, query, head, body, resource, warnings, watching };
         let result = handlers::dispatch(&mut call).await;
         result.map(|mut response| {
             answer::warn(&mut response, &call.warnings);

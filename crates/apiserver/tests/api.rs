@@ -491,10 +491,19 @@ fn discovery_and_health() {
         assert!(verbose.body.as_str().is_some_and(|text| text.ends_with("readyz check passed\n")));
         let metrics = api.get("/metrics").await;
         let text = metrics.body.as_str().unwrap_or("");
-        assert!(
-            text.contains("apiserver_request_total{code=\"200\"")
-                && text.contains("apiserver_storage_objects{")
-        );
+        for part in [
+            "apiserver_request_total{code=\"200\",component=\"\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"/apis\",verb=\"GET\",version=\"\"} 2",
+            "apiserver_request_duration_seconds_bucket{",
+            "apiserver_request_sli_duration_seconds_count{",
+            "apiserver_response_sizes_sum{",
+            "apiserver_storage_objects{resource=\"namespaces\"} 4",
+            "authentication_attempts{result=\"success\"}",
+            "authorization_duration_seconds_count{result=\"allowed\"}",
+            "process_resident_memory_bytes ",
+            "kubernetes_build_info{",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
         let document = api.get("/openapi/v2").await;
         assert!(document.body["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
     });

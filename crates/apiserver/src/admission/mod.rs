@@ -12,6 +12,7 @@ mod webhooks;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -36,6 +37,18 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// As webhooks and metrics write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
 /// What admission knows of a request.
 pub struct AdmissionContext<'a> {
     /// The server, for look-ups of other objects.
@@ -58,6 +71,13 @@ pub struct AdmissionContext<'a> {
     pub dry_run: bool,
     /// Lines for the client's `Warning` headers.
     pub warnings: &'a mut Vec<String>,
+}
+
+impl AdmissionContext<'_> {
+    /// Notes how long a plugin took.
+    fn note(&self, plugin: (usize, &'static str), validating: bool, rejected: bool, began: Instant) {
+        self.server.metrics.stages.plugin(plugin, self.operation.name(), validating, rejected, began);
+    }
 }
 
 /// The plugins of every server, in their order.
@@ -101,10 +121,18 @@ pub async fn admit(
     object: &mut Value,
     context: &mut AdmissionContext<'_>,
 ) -> Result<(), Status> {
-    for plugin in plugins {
-        plugin.mutate(object, context).await?;
+    let all = Instant::now();
+    let mut result = Ok(());
+    for (i, plugin) in plugins.iter().enumerate() {
+        let began = Instant::now();
+        result = plugin.mutate(object, context).await;
+        context.note((i, plugin.name()), false, result.is_err(), began);
+        if result.is_err() {
+            break;
+        }
     }
-    Ok(())
+    context.server.metrics.stages.step(context.operation.name(), false, result.is_err(), all);
+    result
 }
 
 /// Runs the validating half of all plugins.
@@ -113,8 +141,16 @@ pub async fn validate(
     object: &Value,
     context: &mut AdmissionContext<'_>,
 ) -> Result<(), Status> {
-    for plugin in plugins {
-        plugin.validate(object, context).await?;
+    let all = Instant::now();
+    let mut result = Ok(());
+    for (i, plugin) in plugins.iter().enumerate() {
+        let began = Instant::now();
+        result = plugin.validate(object, context).await;
+        context.note((i, plugin.name()), true, result.is_err(), began);
+        if result.is_err() {
+            break;
+        }
     }
-    Ok(())
+    context.server.metrics.stages.step(context.operation.name(), true, result.is_err(), all);
+    result
 }

@@ -9,7 +9,7 @@ use http::{Method, Request, Uri};
 use serde_json::{Value, json};
 use serve::outbound::{self, ClientTls};
 
-use super::rules::{Place, operation};
+use super::rules::Place;
 use super::{AdmissionContext, Operation};
 use crate::connect;
 use crate::server::ApiServer;
@@ -62,7 +62,7 @@ pub fn request(
         "resource": {"group": place.group, "version": place.version, "resource": place.plural},
         "requestKind": {"group": def.group, "version": def.version, "kind": shown(&def.kind)},
         "requestResource": {"group": def.group, "version": def.version, "resource": def.plural},
-        "operation": operation(context.operation),
+        "operation": context.operation.name(),
         "userInfo": crate::review::user_info(context.identity),
         "object": object,
         "oldObject": old.unwrap_or(&Value::Null),

@@ -18,16 +18,6 @@ pub struct Place<'a> {
     pub subresource: &'a str,
 }
 
-/// The operation's name in rules and reviews.
-pub fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
 fn texts<'a>(rule: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
     rule.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
@@ -52,7 +42,7 @@ pub fn covers(rule: &Value, place: Place<'_>, how: Operation, namespaced: bool) 
         _ => true,
     };
     scope
-        && names(rule, "operations", operation(how))
+        && names(rule, "operations", how.name())
         && names(rule, "apiGroups", place.group)
         && names(rule, "apiVersions", place.version)
         && names_resource(rule, place)

@@ -15,6 +15,7 @@ use serve::Body;
 use store::{Event, EventKind, Object, StoreError};
 use tokio::time::Instant;
 
+use crate::metrics::Watching;
 use crate::negotiate::{Format, Output, View};
 use crate::proto;
 use crate::resource::Resource;
@@ -66,6 +67,7 @@ struct Watcher {
     events: Box<dyn store::Watch>,
     alarm: Alarm,
     ended: bool,
+    watching: Option<Watching>,
 }
 
 /// GET of a collection or object with `watch`.
@@ -124,6 +126,7 @@ pub async fn watch(call: &mut Call) -> Result<Response<Body>, Status> {
             call.server.stopping(),
         ),
         ended: false,
+        watching: call.watching.take(),
     };
     let stream = futures_util::stream::unfold(watcher, |mut watcher| async move {
         let chunk = watcher.next().await?;
@@ -242,6 +245,9 @@ impl Watcher {
         for event in events {
             let Some(seen) = self.seen(event) else { continue };
             let frame = self.frame(event, seen);
+            if let Some(watching) = &self.watching {
+                watching.sent(frame.len());
+            }
             match only.take() {
                 None if chunk.is_empty() => only = Some(frame),
                 first => {

@@ -66,6 +66,8 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         ..drive::Settings::default()
     };
     let controllers = drive::controllers::Options { settings, ..Default::default() };
+    let metrics = controllers.metrics.clone();
+    running.server.metrics.also(Box::new(move || metrics.text()));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     if let Some(dns) = dns {
         super::addons::ensure(&client("system:kutter-addons"), dns).await?;
