@@ -284,8 +284,10 @@ fn project(resource: &Resource, old: &Value, new: &mut Value, subresource: &str)
             let metadata = new.get("metadata").cloned();
             *new = old.clone();
             put(new, "metadata", metadata);
-            if let Some(conditions) = conditions {
-                object::set_at(new, "status.conditions", conditions);
+            match conditions {
+                Some(conditions) => object::set_at(new, "status.conditions", conditions),
+                None if new["status"].is_object() => put(&mut new["status"], "conditions", None),
+                None => {}
             }
         }
         "ephemeralcontainers" => {

@@ -21,7 +21,8 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<Cause> {
 pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) -> Vec<Cause> {
     let errors = api::validation::update(&resource.def, subresource, old, new);
     let mut causes: Vec<Cause> = errors.into_iter().map(Cause::from).collect();
-    if subresource != "status" || resource.def.custom {
+    let parsed = resource.def.group == "certificates.k8s.io";
+    if subresource != "status" || resource.def.custom || parsed {
         by_schema(resource, new, Some(old), &mut causes);
     }
     causes
@@ -32,6 +33,9 @@ fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>, causes: &
     let def = &resource.def;
     if def.group == "admissionregistration.k8s.io" {
         causes.extend(match_conditions(object));
+    }
+    if def.group == "certificates.k8s.io" && def.kind == "CertificateSigningRequest" {
+        causes.extend(crate::certificates::check(old, object));
     }
     if def.kind == "CustomResourceDefinition" {
         causes.extend(api::custom::check(object).into_iter().map(Cause::from));

@@ -4,11 +4,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+
+mod request;
+mod subject;
+
+pub use request::{Requested, read_request};
 
 /// Why a certificate could not be made, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +110,8 @@ impl Authority {
         let failed = |source| PkiError::Make { subject: name.to_string(), source };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
-        params.distinguished_name = distinguished(name, &[]);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
@@ -148,49 +156,81 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::new(subject.dns.clone()).map_err(failed)?;
         params.subject_alt_names.extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        params.distinguished_name = distinguished(&subject.name, &subject.groups);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = usages(subject.usage);
         params.use_authority_key_identifier_extension = true;
         validity(&mut params, life);
-        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?.pem();
+        let name = subject::encode(&subject.name, &subject.groups);
+        let certificate = self.certify(params, &key, &name, &subject.name)?;
         Ok(Pair { certificate, key: key.serialize_pem() })
     }
 
     /// Signs a PKCS#10 request (PEM): its subject, names and key, with the usages and life given here.
     pub fn sign(&self, request_pem: &str, usage: Usage, life: Duration) -> Result<String, PkiError> {
-        let failed = |source| PkiError::Make { subject: "certificate request".to_string(), source };
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem).map_err(failed)?;
-        request.params.is_ca = IsCa::NoCa;
-        request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        request.params.extended_key_usages = usages(usage);
-        request.params.use_authority_key_identifier_extension = true;
-        validity(&mut request.params, life);
-        Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
+        let key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        let mut params = CertificateParams::default();
+        params.key_usages = key_usages;
+        params.extended_key_usages = usages(usage);
+        self.certify_request(request_pem.as_bytes(), params, life)
     }
 
     /// Signs a PKCS#10 request (PEM) with the usages it was approved for, in the words of
-    /// `certificates.k8s.io`. Fails on usages that are not known, and on subjects that name an attribute twice.
+    /// `certificates.k8s.io`. Fails on usages that are not known.
     pub fn sign_request(&self, pem: &[u8], usages: &[String], life: Duration) -> Result<String, PkiError> {
-        let failed = |source| PkiError::Make { subject: "certificate request".to_string(), source };
-        if read_request(pem)?.repeats {
-            return Err(PkiError::Parse("the subject names an attribute more than once".to_string()));
-        }
-        let text = std::str::from_utf8(pem).map_err(|cause| PkiError::Parse(cause.to_string()))?;
-        let mut request = CertificateSigningRequestParams::from_pem(text).map_err(failed)?;
-        request.params.is_ca = IsCa::ExplicitNoCa;
-        request.params.key_usages.clear();
-        request.params.extended_key_usages.clear();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
         for usage in usages {
             match (key_usage(usage), extended_usage(usage)) {
-                (Some(usage), _) => request.params.key_usages.push(usage),
-                (None, Some(usage)) => request.params.extended_key_usages.push(usage),
+                (Some(usage), _) => params.key_usages.push(usage),
+                (None, Some(usage)) => params.extended_key_usages.push(usage),
                 (None, None) => return Err(PkiError::Parse(format!("unrecognized usage {usage:?}"))),
             }
         }
-        request.params.use_authority_key_identifier_extension = true;
-        validity(&mut request.params, life);
-        Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
+        self.certify_request(pem, params, life)
+    }
+
+    /// A certificate for a request's key, with its subject and names, and with what `params` say.
+    fn certify_request(
+        &self,
+        pem: &[u8],
+        mut params: CertificateParams,
+        life: Duration,
+    ) -> Result<String, PkiError> {
+        let failed = |source| PkiError::Make { subject: "certificate request".to_string(), source };
+        let der = request::request_der(pem)?;
+        let request = request::checked_request(&der)?;
+        for name in request::requested_names(&request) {
+            params.subject_alt_names.push(match name {
+                GeneralName::DNSName(name) => SanType::DnsName((*name).try_into().map_err(failed)?),
+                GeneralName::RFC822Name(name) => SanType::Rfc822Name((*name).try_into().map_err(failed)?),
+                GeneralName::URI(name) => SanType::URI((*name).try_into().map_err(failed)?),
+                GeneralName::IPAddress(octets) => SanType::IpAddress(
+                    request::address(octets)
+                        .ok_or_else(|| PkiError::Parse("an address is malformed".to_string()))?,
+                ),
+                _ => return Err(PkiError::Parse(request::UNKNOWN_NAME.to_string())),
+            });
+        }
+        params.use_authority_key_identifier_extension = true;
+        validity(&mut params, life);
+        let info = &request.certification_request_info;
+        let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(failed)?;
+        self.certify(params, &key, info.subject.as_raw(), "certificate request")
+    }
+
+    /// A certificate (PEM) with a subject given as DER; `who` is for errors.
+    fn certify(
+        &self,
+        params: CertificateParams,
+        key: &impl PublicKeyData,
+        subject: &[u8],
+        who: &str,
+    ) -> Result<String, PkiError> {
+        let failed = |source| PkiError::Make { subject: who.to_string(), source };
+        let bare = params.signed_by(key, &self.issuer).map_err(failed)?;
+        let der = subject::give(bare.der(), subject, self.issuer.key())
+            .ok_or_else(|| PkiError::Parse(format!("the subject of {who} cannot be set")))?;
+        Ok(encode_pem("CERTIFICATE", &der))
     }
 
     /// The pair `NAME` of `directory` if it still is good for `subject`, is of this authority and is not yet due
@@ -213,6 +253,9 @@ impl Authority {
         let Ok((_, own)) = parse_x509_pem(self.pair.certificate.as_bytes()) else { return false };
         let Ok(own) = own.parse_x509() else { return false };
         let names = leaf.subject_alternative_name().ok().flatten();
+        let said = leaf.subject();
+        let name = said.iter_common_name().next().and_then(|name| name.as_str().ok());
+        let groups: Vec<&str> = said.iter_organization().filter_map(|group| group.as_str().ok()).collect();
         let has = |wanted: GeneralName<'_>| {
             names.as_ref().is_some_and(|names| names.value.general_names.contains(&wanted))
         };
@@ -222,6 +265,8 @@ impl Authority {
         };
         !due(&pair.certificate, OffsetDateTime::now_utc()).unwrap_or(true)
             && leaf.verify_signature(Some(own.public_key())).is_ok()
+            && name == Some(subject.name.as_str())
+            && groups == subject.groups
             && subject.dns.iter().all(|name| has(GeneralName::DNSName(name)))
             && subject.ips.iter().all(|ip| has(GeneralName::IPAddress(&octets(ip))))
     }
@@ -233,63 +278,26 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// What a PKCS#10 request asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Requested {
-    /// The subject's common name, or empty.
-    pub name: String,
-    /// The subject's organizations.
-    pub organizations: Vec<String>,
-    /// Whether the subject names an attribute more than once, or several in one part.
-    pub repeats: bool,
-    /// How many DNS names.
-    pub dns: usize,
-    /// How many addresses.
-    pub ips: usize,
-    /// How many mail addresses.
-    pub emails: usize,
-    /// How many URIs.
-    pub uris: usize,
-}
-
-/// Reads a PKCS#10 request (PEM) and checks that its maker holds the key.
-pub fn read_request(pem: &[u8]) -> Result<Requested, PkiError> {
+/// Checks that a text is nothing, or certificates (PEM) alone.
+pub fn check_chain(pem: &[u8]) -> Result<(), PkiError> {
     use x509_parser::prelude::*;
-    let bad = |cause: String| PkiError::Parse(cause);
-    let (_, pem) = parse_x509_pem(pem).map_err(|cause| bad(cause.to_string()))?;
-    if pem.label != "CERTIFICATE REQUEST" {
-        return Err(bad("PEM block type must be CERTIFICATE REQUEST".to_string()));
+    if pem.is_empty() {
+        return Ok(());
     }
-    let (_, request) =
-        X509CertificationRequest::from_der(&pem.contents).map_err(|cause| bad(cause.to_string()))?;
-    request.verify_signature().map_err(|cause| bad(cause.to_string()))?;
-    let subject = &request.certification_request_info.subject;
-    let text = |value: &AttributeTypeAndValue<'_>| {
-        value.as_str().map(str::to_owned).map_err(|cause| bad(cause.to_string()))
-    };
-    let mut asked = Requested { ..Requested::default() };
-    for organization in subject.iter_organization() {
-        asked.organizations.push(text(organization)?);
-    }
-    if let Some(name) = subject.iter_common_name().last() {
-        asked.name = text(name)?;
-    }
-    let mut seen = std::collections::HashSet::new();
-    asked.repeats = subject.iter_rdn().any(|part| part.iter().count() != 1)
-        || subject.iter_attributes().any(|attribute| !seen.insert(attribute.attr_type().to_id_string()));
-    for extension in request.requested_extensions().into_iter().flatten() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
-        for name in &names.general_names {
-            match name {
-                GeneralName::DNSName(_) => asked.dns += 1,
-                GeneralName::IPAddress(_) => asked.ips += 1,
-                GeneralName::RFC822Name(_) => asked.emails += 1,
-                GeneralName::URI(_) => asked.uris += 1,
-                _ => return Err(bad("a kind of subjectAltName that is not known".to_string())),
-            }
+    let mut blocks = 0;
+    for block in Pem::iter_from_buffer(pem) {
+        let block = block.map_err(|cause| PkiError::Parse(cause.to_string()))?;
+        if block.label != "CERTIFICATE" {
+            let what = format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label);
+            return Err(PkiError::Parse(what));
         }
+        block.parse_x509().map_err(|cause| PkiError::Parse(cause.to_string()))?;
+        blocks += 1;
     }
-    Ok(asked)
+    match blocks {
+        0 => Err(PkiError::Parse("must contain at least one CERTIFICATE PEM block".to_string())),
+        _ => Ok(()),
+    }
 }
 
 /// When a certificate (PEM) ends.
@@ -383,13 +391,11 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
-fn distinguished(name: &str, groups: &[String]) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    for group in groups {
-        distinguished.push(DnType::OrganizationName, group.as_str());
-    }
-    distinguished.push(DnType::CommonName, name);
-    distinguished
+fn encode_pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn usages(usage: Usage) -> Vec<ExtendedKeyUsagePurpose> {
@@ -405,3 +411,6 @@ fn validity(params: &mut CertificateParams, life: Duration) {
     params.not_before = now - BACKDATE;
     params.not_after = now + life;
 }
+
+#[cfg(test)]
+mod tests;

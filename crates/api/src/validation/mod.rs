@@ -9,6 +9,7 @@
 //! Rules read value trees in canonical form with all defaults. Nothing is allocated while nothing is wrong.
 
 mod autoscaling;
+mod certificates;
 pub mod check;
 mod container;
 mod core;
@@ -59,6 +60,7 @@ pub fn rules(group: &str, kind: &str) -> Option<Rules> {
         ("batch", kind) => return job::rules(kind),
         ("networking.k8s.io", kind) => return networking::rules(kind),
         ("discovery.k8s.io", "EndpointSlice") => (networking::slice, networking::slice_update),
+        ("certificates.k8s.io", "CertificateSigningRequest") => (certificates::create, certificates::update),
         ("autoscaling", kind) => return autoscaling::rules(kind),
         (group, kind) => return small::rules(group, kind),
     };

@@ -1,16 +1,17 @@
 //! Who may approve and sign certificate requests (CertificateApproval, CertificateSigning), and which subject no
-//! one may ask for (CertificateSubjectRestriction).
+//! one may ask for (CertificateSubjectRestriction, NodeRestriction).
 
 use base64::Engine;
 use serde_json::Value;
 
 use super::{AdmissionContext, Admitted, Operation, Plugin};
-use crate::authenticate::MASTERS;
+use crate::authenticate::{Identity, MASTERS};
 use crate::authorize::Attributes;
 use crate::object::at;
 use crate::status::Status;
 
 const GROUP: &str = "certificates.k8s.io";
+const OF_NODES: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 /// The checks.
@@ -35,7 +36,10 @@ fn check(object: &Value, context: &AdmissionContext<'_>) -> Result<(), Status> {
     let signer = at(object, "spec.signerName").and_then(Value::as_str).unwrap_or("");
     let refused = |cause: &str| Status::forbidden(&def.group, &def.plural, context.name, cause);
     let verb = match (context.operation, context.subresource) {
-        (Operation::Create, "") => return subject(object, signer).map_err(|cause| refused(&cause)),
+        (Operation::Create, "") => {
+            let checked = subject(object, signer).and_then(|()| own_name(object, signer, context.identity));
+            return checked.map_err(|cause| refused(&cause));
+        }
         (Operation::Update, "approval") => "approve",
         (Operation::Update, "status") if decides(object, context.old) => "sign",
         _ => return Ok(()),
@@ -73,17 +77,33 @@ fn may(context: &AdmissionContext<'_>, verb: &str, signer: &str) -> bool {
         || signer.split_once('/').is_some_and(|(domain, _)| allowed(format!("{domain}/*")))
 }
 
+fn parsed(object: &Value) -> Result<serve::pki::Requested, String> {
+    let request = at(object, "spec.request").and_then(Value::as_str).unwrap_or("");
+    let pem = base64::engine::general_purpose::STANDARD.decode(request).map_err(|cause| cause.to_string())?;
+    serve::pki::read_request(&pem).map_err(|cause| cause.to_string())
+}
+
+/// Nobody asks to be a master.
 fn subject(object: &Value, signer: &str) -> Result<(), String> {
     if signer != CLIENT {
         return Ok(());
     }
-    let request = at(object, "spec.request").and_then(Value::as_str).unwrap_or("");
-    let pem = base64::engine::general_purpose::STANDARD
-        .decode(request)
-        .map_err(|cause| format!("failed to parse CSR: {cause}"))?;
-    let asked = serve::pki::read_request(&pem).map_err(|cause| format!("failed to parse CSR: {cause}"))?;
+    let asked = parsed(object).map_err(|cause| format!("failed to parse CSR: {cause}"))?;
     match asked.organizations.iter().any(|group| group == MASTERS) {
         true => Err(format!("use of {CLIENT} signer with {MASTERS} group is not allowed")),
         false => Ok(()),
+    }
+}
+
+/// A node asks for certificates in its own name alone (a part of NodeRestriction).
+fn own_name(object: &Value, signer: &str, identity: &Identity) -> Result<(), String> {
+    let Some(node) = policy::node::name_of(&identity.name, &identity.groups) else { return Ok(()) };
+    if !OF_NODES.contains(&signer) {
+        return Ok(());
+    }
+    let asked = parsed(object).map_err(|cause| format!("unable to parse csr: {cause}"))?;
+    match asked.name == identity.name {
+        true => Ok(()),
+        false => Err(format!("can only create a node CSR with CN=system:node:{node}")),
     }
 }

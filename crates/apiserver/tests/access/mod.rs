@@ -84,3 +84,51 @@ fn pods_are_held_to_the_standard_of_their_namespace() {
         assert_eq!(api.patch("strategic", &format!("{pods}/before"), image).await.code, 403);
     });
 }
+
+/// A certificate request of this name, PEM, base64.
+fn certificate_request(name: &str) -> String {
+    use base64::Engine;
+    let key = rcgen::KeyPair::generate().expect("key");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("params");
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let pem = params.serialize_request(&key).and_then(|request| request.pem()).expect("request");
+    base64::engine::general_purpose::STANDARD.encode(pem)
+}
+
+#[test]
+fn nodes_ask_for_certificates_in_their_own_name() {
+    const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    with_server(|api| async move {
+        let body = |name: &str, request: &str| {
+            serde_json::json!({"metadata": {"name": name}, "spec": {"request": request,
+                "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+                "usages": ["digital signature", "client auth"]}})
+            .to_string()
+        };
+        let node = [("impersonate-user", "system:node:n1"), ("impersonate-group", "system:nodes")];
+        let (own, other) = (certificate_request("system:node:n1"), certificate_request("system:node:n2"));
+        let refused = api.send("POST", REQUESTS, &node, &body("other", &other)).await;
+        let message = r#"certificatesigningrequests.certificates.k8s.io "other" is forbidden: can only create a node CSR with CN=system:node:n1"#;
+        assert_eq!((refused.code, refused.text("/message")), (403, message));
+        assert_eq!(api.send("POST", REQUESTS, &node, &body("own", &own)).await.code, 201);
+        assert_eq!(api.post(REQUESTS, &body("other", &other)).await.code, 201);
+        let garbage = api.post(REQUESTS, &body("garbage", "eA==")).await;
+        assert_eq!((garbage.code, garbage.text("/details/causes/0/field")), (422, "spec.request"));
+        let decide = |list: &str| format!(r#"{{"status":{{"conditions":[{list}]}}}}"#);
+        let (yes, no) = (r#"{"type":"Approved","status":"True"}"#, r#"{"type":"Denied","status":"True"}"#);
+        let approval = format!("{REQUESTS}/own/approval");
+        let both = api.patch("merge", &approval, &decide(&format!("{yes},{no}"))).await;
+        let message = r#"CertificateSigningRequest.certificates.k8s.io "own" is invalid: status.conditions: Invalid value: "Denied": Approved and Denied conditions are mutually exclusive"#;
+        assert_eq!((both.code, both.text("/message")), (422, message));
+        assert_eq!(api.patch("merge", &approval, &decide(yes)).await.code, 200);
+        let removed = api.patch("merge", &approval, &decide("")).await;
+        let message = r#"CertificateSigningRequest.certificates.k8s.io "own" is invalid: status.conditions: Forbidden: updates may not remove a condition of type "Approved""#;
+        assert_eq!((removed.code, removed.text("/message")), (422, message));
+        let status = format!("{REQUESTS}/own/status");
+        let issued = r#"{"status":{"certificate":"eA=="}}"#;
+        let garbage = api.patch("merge", &status, issued).await;
+        assert_eq!((garbage.code, garbage.text("/details/causes/0/field")), (422, "status.certificate"));
+    });
+}
