@@ -302,6 +302,21 @@ pub enum Image {
         #[arg(long, default_value = "default")]
         cluster: String,
     },
+    /// Pull images from their registries to every local node of a cluster, each layer once
+    ///
+    /// Credentials are those of `docker login` (~/.docker/config.json, or below $DOCKER_CONFIG) and of the
+    /// registries file.
+    Pull {
+        /// What to pull, e.g. nginx:1.29 or registry.example.com/team/app@sha256:…
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Mirrors, credentials and authorities of image registries
+        #[arg(long, value_name = "FILE", default_value = oci::registry::FILE)]
+        registries: PathBuf,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
     /// List the images of local nodes
     List {
         /// The cluster

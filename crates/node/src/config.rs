@@ -35,6 +35,8 @@ pub struct Options {
     pub size: Size,
     /// Most pods at once.
     pub max_pods: u32,
+    /// Images that are pulled at once; 1 pulls them one after another, as upstream does unless told otherwise.
+    pub pulls_at_once: usize,
     /// PEM file of the authority that signs clients of the HTTPS server; none refuses everyone.
     pub client_ca: Option<PathBuf>,
     /// Cgroup below which pods get theirs.
@@ -63,6 +65,7 @@ impl Options {
             static_pods: None,
             size: Size::default(),
             max_pods: 110,
+            pulls_at_once: 1,
             client_ca: None,
             cgroup_root: "/kubepods".into(),
             resolv_conf: "/etc/resolv.conf".into(),

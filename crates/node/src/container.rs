@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext as PodSecurity, VolumeDevice, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, ImageVolumeSource, Pod, SecurityContext as PodSecurity, Volume, VolumeDevice, VolumeMount,
+};
 use oci::runtime::{
     ContainerConfig, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, Device, GroupsPolicy, Map, Mount,
     NamespaceMode, Propagation, Resources, SeccompProfile, SecurityContext,
@@ -44,12 +46,12 @@ pub struct Order {
 pub struct Failure {
     /// For its status.
     pub waiting: Waiting,
-    /// Whether an image pull failed.
-    pub pull: bool,
+    /// The image whose pull was tried and failed.
+    pub pull: Option<String>,
 }
 
 fn failure(reason: &str, message: String) -> Failure {
-    Failure { waiting: Waiting { reason: reason.into(), message }, pull: false }
+    Failure { waiting: Waiting { reason: reason.into(), message }, pull: None }
 }
 
 /// `spec.containers{name}` and the like, as events name a container.
@@ -74,9 +76,16 @@ pub async fn start(k: &Arc<Kubelet>, order: &Order) -> Result<String, Failure> {
     let place = field(order.sort, &order.name);
     let say =
         |warning, reason, message: String| k.events.pod(pod, Some(place.clone()), warning, reason, message);
-    let image = images::ensure(k, pod, &c, &place)
-        .await
-        .map_err(|m| Failure { waiting: m.waiting, pull: m.pulled })?;
+    let ensure = async |image: &str, policy: Option<&str>| {
+        let wanted = images::Wanted { image, policy, field: &place };
+        let done = images::ensure(k, pod, wanted).await;
+        done.map_err(|m| Failure { waiting: m.waiting, pull: m.pulled.then(|| image.to_owned()) })
+    };
+    for volume in image_volumes(pod, &c) {
+        let policy = volume.pull_policy.as_deref();
+        ensure(volume.reference.as_deref().unwrap_or_default(), policy).await?;
+    }
+    let image = ensure(c.image.as_deref().unwrap_or_default(), c.image_pull_policy.as_deref()).await?;
     let config = match config(k, order, &c, image).await {
         Ok(config) => config,
         Err(error) => {
@@ -155,6 +164,13 @@ async fn fetch(k: &Kubelet, order: &Order, c: &Container) -> Result<Fetched, Str
         fetched.secrets.insert(name.clone(), data);
     }
     Ok(fetched)
+}
+
+/// Images that a container mounts.
+fn image_volumes<'a>(pod: &'a Pod, c: &'a Container) -> impl Iterator<Item = &'a ImageVolumeSource> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let mounted = |v: &&Volume| c.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+    volumes.filter(mounted).filter_map(|v| v.image.as_ref())
 }
 
 async fn config(k: &Kubelet, order: &Order, c: &Container, image: String) -> Result<ContainerConfig, String> {

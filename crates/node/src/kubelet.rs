@@ -45,8 +45,8 @@ pub struct Kubelet {
     pub machine: Machine,
     /// The Node object as last written.
     pub node: Mutex<Option<Node>>,
-    /// One pull at a time per image.
-    pub pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Pulls that may go on at once.
+    pub pulls: tokio::sync::Semaphore,
     /// The port the HTTPS server got.
     pub port: Mutex<u16>,
     /// Told when a mirror of a static pod changed in the API.
@@ -138,7 +138,7 @@ impl Kubelet {
                 runtime_name: version.name,
                 runtime_version: version.version,
                 node: Mutex::default(),
-                pulls: Mutex::default(),
+                pulls: tokio::sync::Semaphore::new(options.pulls_at_once.max(1)),
                 port: Mutex::new(options.listen.port()),
                 mirrors: Notify::new(),
                 devices: Arc::default(),

@@ -57,7 +57,8 @@ pub(crate) struct Worker {
     pub(crate) born: Instant,
     pub(crate) admitted: bool,
     pub(crate) stop_grace: SignedDuration,
-    pub(crate) pulls: HashMap<String, Backoff>,
+    /// By container: the image that could not be pulled, and for how long it is left alone.
+    pub(crate) pulls: HashMap<String, (String, Backoff)>,
     pub(crate) flips: HashMap<String, Timestamp>,
     pub(crate) failures: u32,
     pub(crate) retry_at: Option<Timestamp>,
@@ -215,9 +216,10 @@ impl Worker {
     }
 
     fn not_started(&mut self, name: String, failure: container::Failure, now: Timestamp) {
-        let until = if failure.pull {
-            let next = Backoff::after(self.pulls.get(&name).copied(), now);
-            self.pulls.insert(name.clone(), next);
+        let until = if let Some(image) = failure.pull {
+            let before = self.pulls.get(&name).filter(|(i, _)| *i == image).map(|(_, b)| *b);
+            let next = Backoff::after(before, now);
+            self.pulls.insert(name.clone(), (image, next));
             self.flips.insert(name.clone(), after(now, SignedDuration::from_secs(1)));
             after(now, next.delay)
         } else {
@@ -283,6 +285,7 @@ impl Worker {
         if !self.admitted && snap.sandboxes.is_empty() {
             self.k.recall_node(&pod).await;
         }
+        self.renamed(&pod);
         self.judge(&pod, &snap, now);
         self.probes.tell(&snap.seen, &mut self.memory);
         let plan = pods::plan::plan(&pod, &snap.seen, &self.memory, now);
@@ -339,6 +342,27 @@ impl Worker {
         }
     }
 
+    /// Whoever mends the name of an image does not wait for the back-off of the old one.
+    fn renamed(&mut self, pod: &Pod) {
+        let Some(spec) = &pod.spec else { return };
+        let names = |image: &str| {
+            let volumes =
+                spec.volumes.iter().flatten().filter_map(|v| v.image.as_ref()?.reference.as_deref());
+            volumes.into_iter().any(|i| i == image)
+        };
+        let of = |name: &str| pods::spec::find(spec, name).and_then(|(_, c)| c.image);
+        let gone = |(name, (image, _)): &(&String, &(String, Backoff))| {
+            of(name).as_deref() != Some(image.as_str()) && !names(image)
+        };
+        let gone: Vec<String> = self.pulls.iter().filter(gone).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.pulls.remove(&name);
+            self.flips.remove(&name);
+            self.memory.not_before.remove(&name);
+            self.memory.waiting.remove(&name);
+        }
+    }
+
     /// A failed pull is first reported as such, then as a back-off.
     fn flip(&mut self, pod: &Pod, now: Timestamp, wake: &mut Option<Timestamp>) {
         let due: Vec<String> =
@@ -347,8 +371,11 @@ impl Worker {
             self.flips.remove(&name);
             let found = pod.spec.as_ref().and_then(|s| pods::spec::find(s, &name));
             let (Some(w), Some((sort, c))) = (self.memory.waiting.get_mut(&name), found) else { continue };
-            let text = format!("Back-off pulling image \"{}\"", c.image.unwrap_or_default());
-            self.k.events.pod(pod, Some(container::field(sort, &name)), false, "BackOff", text.clone());
+            let image = self.pulls.get(&name).map(|(image, _)| image.clone()).or(c.image).unwrap_or_default();
+            let text = format!("Back-off pulling image \"{image}\"");
+            let field = Some(container::field(sort, &name));
+            self.k.events.pod(pod, field.clone(), false, "BackOff", text.clone());
+            self.k.events.pod(pod, field, true, "Failed", "Error: ImagePullBackOff".into());
             w.message = format!("{text}: {}: {}", w.reason, w.message);
             w.reason = "ImagePullBackOff".into();
         }

@@ -56,6 +56,24 @@ pub fn valid(image: &str) -> bool {
     tag_ok && digest_ok && host_ok && parts[usize::from(host)..].iter().all(lower)
 }
 
+/// A duration the way events print it, to the millisecond: `523ms`, `1.5s`, `2m0.25s`.
+pub fn took(duration: std::time::Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 1000 {
+        return if millis == 0 { "0s".into() } else { format!("{millis}ms") };
+    }
+    let (hours, minutes, rest) = (millis / 3_600_000, millis / 60_000 % 60, millis % 60_000);
+    let fraction = format!("{:03}", rest % 1000);
+    let fraction = fraction.trim_end_matches('0');
+    let dot = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{}{dot}{fraction}s", rest / 1000);
+    match (hours, minutes) {
+        (0, 0) => seconds,
+        (0, m) => format!("{m}m{seconds}"),
+        (h, m) => format!("{h}h{m}m{seconds}"),
+    }
+}
+
 /// An image on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
@@ -115,6 +133,20 @@ mod tests {
         }
         for bad in ["", "A", "a b", "a:", "a/", "/a", "a:b:c/", "a@x", "a:-1", "r.io/"] {
             assert!(!valid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (millis, want) in [
+            (0, "0s"),
+            (523, "523ms"),
+            (1000, "1s"),
+            (1520, "1.52s"),
+            (60_000, "1m0s"),
+            (3_723_004, "1h2m3.004s"),
+        ] {
+            assert_eq!(took(std::time::Duration::from_millis(millis)), want);
         }
     }
 

@@ -61,6 +61,12 @@ pub struct Args {
     /// Directory of static pod manifests.
     #[arg(long, value_name = "DIR")]
     static_pods: Option<PathBuf>,
+    /// Mirrors, credentials and authorities of image registries.
+    #[arg(long, value_name = "FILE", default_value = oci::registry::FILE)]
+    registries: PathBuf,
+    /// Images that are pulled at once.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max_parallel_image_pulls: usize,
     /// Authority that signs clients of the HTTPS server.
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
@@ -138,6 +144,7 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.cluster_domain.clone_from(&args.cluster_domain);
     options.static_pods.clone_from(&args.static_pods);
     options.client_ca.clone_from(&args.client_ca);
+    options.pulls_at_once = args.max_parallel_image_pulls;
     options.cgroup_root.clone_from(&args.cgroup_root);
     options.pod_cidr.clone_from(&args.pod_cidr);
     options.taints.clone_from(&args.taint);
@@ -195,17 +202,17 @@ async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
         }
     };
     std::fs::create_dir_all(&dir)?;
-    if let Ok(found) = Embedded::connect(&dir).await {
+    if let Ok(found) = Embedded::connect_with(&dir, Some(&args.registries)).await {
         return Ok(Arc::new(found));
     }
     start_supervisor(&dir)?;
     for _ in 0..200 {
-        if let Ok(found) = Embedded::connect(&dir).await {
+        if let Ok(found) = Embedded::connect_with(&dir, Some(&args.registries)).await {
             return Ok(Arc::new(found));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(Arc::new(Embedded::connect(&dir).await?))
+    Ok(Arc::new(Embedded::connect_with(&dir, Some(&args.registries)).await?))
 }
 
 fn start_supervisor(dir: &Path) -> Result<(), RoleError> {

@@ -23,6 +23,8 @@ use ::http::HeaderMap;
 use ::http::header::RETRY_AFTER;
 use std::time::Duration;
 
+/// Where the registries file is, unless told otherwise.
+pub const FILE: &str = "/etc/kutter/registries.yaml";
 /// Longest wait that a registry may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 

@@ -18,7 +18,7 @@ use http::{HeaderName, Method};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Times a pull is begun anew because somebody removed a layer that it counted on.
 const ROUNDS_MAX: u32 = 3;
@@ -323,7 +323,7 @@ impl Pull<'_> {
             let (sink, source) = pipe();
             sinks.push(sink);
             let (diff_id, bound) = (diff_id.to_owned(), self.limits.unpack.bound(layer.size));
-            tasks.push(tokio::task::spawn_blocking(move || store.unpack_layer(&diff_id, source, bound)));
+            tasks.push(thread(move || store.unpack_layer(&diff_id, source, bound)));
         }
         let arrived = |bytes| meter.tell(bytes);
         let fetched = tokio::select! {
@@ -333,7 +333,8 @@ impl Pull<'_> {
         drop(sinks);
         let mut unpacked = Ok(());
         for task in tasks {
-            let done = task.await.unwrap_or_else(|e| Err(Error::Failed(format!("unpacking ended: {e}"))));
+            let done =
+                task.await.unwrap_or_else(|_| Err(Error::Failed("the thread that unpacks ended".into())));
             unpacked = unpacked.and(done);
         }
         match (fetched, unpacked) {
@@ -348,6 +349,20 @@ impl Pull<'_> {
             (Some(Err(fault)), _) => Err(Some(fault.explain(self.given, &self.image.registry))),
         }
     }
+}
+
+/// Runs `work` in a thread of its own. The pool for blocking work is no place for what waits for the network:
+/// looking up a name needs it too.
+fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (to, from) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("layer".into()).spawn(move || {
+        // Nobody listens when the pull was given up.
+        let _ = to.send(work());
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a layer");
+    }
+    from
 }
 
 /// Adds what mirrors said to the registry's own answer.
