@@ -76,7 +76,16 @@ fn clear_status(def: &api::KindDef, object: &mut Value) {
 
 fn pod(object: &mut Value) {
     let class = quality(object);
-    object::set_at(object, "status", json!({"phase": "Pending", "qosClass": class}));
+    let mut status = json!({"phase": "Pending", "qosClass": class});
+    let gates = object.pointer("/spec/schedulingGates").and_then(Value::as_array);
+    if gates.is_some_and(|gates| !gates.is_empty()) {
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+            "lastTransitionTime": object::timestamp(jiff::Timestamp::now()),
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
+    object::set_at(object, "status", status);
 }
 
 /// A job finds its pods by its uid, unless its maker chose the labels.

@@ -287,6 +287,11 @@ fn subresources_have_their_own_rules() {
             "{}",
             pod.body
         );
+        let gate = POD
+            .replace(r#""p""#, r#""gated""#)
+            .replace(r#""spec":{"#, r#""spec":{"schedulingGates":[{"name":"example.com/gate"}],"#);
+        let gated = api.post(PODS, &gate).await;
+        assert_eq!(gated.text("/status/conditions/0/reason"), "SchedulingGated", "{}", gated.body);
         let status = api
             .patch(
                 "merge",

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use client::{Client, Patch, WriteOptions};
 use controllers::{Note, Target};
@@ -15,7 +16,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 /// Events that may wait to be written.
-const WAITING_MAX: usize = 1000;
+const WAITING_MAX: usize = 16_384;
+/// Events that are written at once; then one every [`PACE`]: what happens goes before what is told of it.
+const ROW_MAX: f64 = 100.0;
+const PACE: Duration = Duration::from_millis(1);
 /// Events that are remembered, so that they can be counted.
 const REMEMBERED_MAX: usize = 4096;
 /// Events of one object that are written in a row; then one every [`REFILL_S`] seconds.
@@ -93,6 +97,20 @@ struct Budget {
     at: Timestamp,
 }
 
+impl Budget {
+    /// Takes a token if there is one. There are never more than `most`; one comes back every `refill_s` seconds.
+    fn take(&mut self, now: Timestamp, most: f64, refill_s: f64) -> bool {
+        let refill = now.duration_since(self.at).as_secs_f64() / refill_s;
+        self.tokens = (self.tokens + refill).clamp(0.0, most);
+        self.at = now;
+        let allowed = self.tokens >= 1.0;
+        if allowed {
+            self.tokens -= 1.0;
+        }
+        allowed
+    }
+}
+
 struct Writer {
     client: Client,
     host: String,
@@ -110,7 +128,11 @@ impl Writer {
     }
 
     async fn run(mut self, mut receiver: mpsc::Receiver<Told>) {
+        let mut row = Budget { tokens: ROW_MAX, at: Timestamp::now() };
         while let Some(told) = receiver.recv().await {
+            if !row.take(Timestamp::now(), ROW_MAX, PACE.as_secs_f64()) {
+                tokio::time::sleep(PACE).await;
+            }
             if let Err(error) = self.write(told).await {
                 tracing::debug!(error = %error.chain(), "an event could not be written");
             }
@@ -168,14 +190,7 @@ impl Writer {
             self.budgets.clear();
         }
         let budget = self.budgets.entry(object).or_insert(Budget { tokens: BURST, at: now });
-        let refill = now.duration_since(budget.at).as_secs_f64() / REFILL_S;
-        budget.tokens = (budget.tokens + refill).min(BURST);
-        budget.at = now;
-        let allowed = budget.tokens >= 1.0;
-        if allowed {
-            budget.tokens -= 1.0;
-        }
-        allowed
+        budget.take(now, BURST, REFILL_S)
     }
 
     fn event(&self, told: &Told) -> Event {

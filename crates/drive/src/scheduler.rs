@@ -250,7 +250,7 @@ impl Work {
                 Refusal { why: why.to_string(), preemption, gives_up: false }
             }
             Some(Err(refused)) => {
-                let why = format!("{why} preemption: {}", refused.why);
+                let why = format!("{why} no new claims to deallocate, preemption: {}", refused.why);
                 Refusal { why, preemption: None, gives_up: !refused.keeps_place }
             }
             None => Refusal { why: why.to_string(), preemption: None, gives_up: false },

@@ -26,4 +26,4 @@ pub mod volumes;
 pub use info::{PodInfo, is_over};
 pub use resources::Resources;
 pub use snapshot::{NodeInfo, Snapshot};
-pub use solve::{Placement, Unschedulable, solve};
+pub use solve::{Placement, Unschedulable, ratings, solve};

@@ -74,7 +74,27 @@ impl Resources {
     /// What a pod asks for: its containers and sidecars together, or what its init containers need at any time if
     /// that is more, plus the overhead; pod-level requests win. One pod.
     pub fn requested_by(spec: &PodSpec) -> Resources {
-        let mut total = pod_sum(spec, requests);
+        Resources::with(spec, requests)
+    }
+
+    /// Like [`Resources::requested_by`], with a usual amount for what a container says nothing about: for scores.
+    pub fn likely_used_by(spec: &PodSpec) -> Resources {
+        Resources::with(spec, |container| {
+            let list = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let says = |name: &str| list.is_some_and(|l| l.contains_key(name));
+            let mut wanted = requests(container);
+            if !says("cpu") {
+                wanted.cpu_milli = CPU_DEFAULT;
+            }
+            if !says("memory") {
+                wanted.memory = MEMORY_DEFAULT;
+            }
+            wanted
+        })
+    }
+
+    fn with(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+        let mut total = pod_sum(spec, of);
         if let Some(level) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
             let level = Resources::of(level);
             for (own, given) in [(&mut total.cpu_milli, level.cpu_milli), (&mut total.memory, level.memory)] {
@@ -88,20 +108,6 @@ impl Resources {
         }
         total.pods = 1;
         total
-    }
-
-    /// Like [`Resources::requested_by`], with a usual amount for containers that ask for nothing: for scores.
-    pub fn likely_used_by(spec: &PodSpec) -> Resources {
-        pod_sum(spec, |container| {
-            let mut wanted = requests(container);
-            if wanted.cpu_milli == 0 {
-                wanted.cpu_milli = CPU_DEFAULT;
-            }
-            if wanted.memory == 0 {
-                wanted.memory = MEMORY_DEFAULT;
-            }
-            wanted
-        })
     }
 }
 

@@ -93,6 +93,33 @@ impl fmt::Display for Unschedulable {
 
 /// Chooses the best node for the pod. Equal scores are settled by fewer pods, then by name.
 pub fn solve(snapshot: &mut Snapshot, pod: &PodInfo) -> Result<Placement, Unschedulable> {
+    let (feasible, marks) = judge(snapshot, pod)?;
+    let rank = |(slot, score): &(&usize, i64)| {
+        let node = &snapshot.slots[**slot];
+        (*score, Reverse(node.pods.len()), Reverse(node.name()))
+    };
+    let best = feasible.iter().zip(marks).reduce(|best, next| {
+        // Most nodes lose by their score alone.
+        if next.1 < best.1 || rank(&next) < rank(&best) { best } else { next }
+    });
+    match best {
+        Some((slot, score)) => {
+            let node = snapshot.slots[*slot].name().to_owned();
+            Ok(Placement { node, score, feasible: feasible.len() })
+        }
+        None => Err(Unschedulable::default()),
+    }
+}
+
+/// The nodes that can take the pod, with their scores.
+pub fn ratings(snapshot: &mut Snapshot, pod: &PodInfo) -> Result<BTreeMap<String, i64>, Unschedulable> {
+    let (feasible, marks) = judge(snapshot, pod)?;
+    let names = feasible.iter().map(|slot| snapshot.slots[*slot].name().to_owned());
+    Ok(names.zip(marks).collect())
+}
+
+/// The slots whose nodes can take the pod, at least one, and their scores.
+fn judge(snapshot: &mut Snapshot, pod: &PodInfo) -> Result<(Vec<usize>, Vec<i64>), Unschedulable> {
     let id = snapshot.class_of(pod);
     let snapshot = &*snapshot;
     let class = snapshot.class(id);
@@ -109,21 +136,7 @@ pub fn solve(snapshot: &mut Snapshot, pod: &PodInfo) -> Result<Placement, Unsche
         return Err(refusal(snapshot, pod, class, &moment));
     }
     let marks = scores(class, &feasible, snapshot);
-    let rank = |(slot, score): &(&usize, i64)| {
-        let node = &snapshot.slots[**slot];
-        (*score, Reverse(node.pods.len()), Reverse(node.name()))
-    };
-    let best = feasible.iter().zip(marks).reduce(|best, next| {
-        // Most nodes lose by their score alone.
-        if next.1 < best.1 || rank(&next) < rank(&best) { best } else { next }
-    });
-    match best {
-        Some((slot, score)) => {
-            let node = snapshot.slots[*slot].name().to_owned();
-            Ok(Placement { node, score, feasible: feasible.len() })
-        }
-        None => Err(Unschedulable::default()),
-    }
+    Ok((feasible, marks))
 }
 
 /// What every node says against the pod.
