@@ -1,6 +1,7 @@
-//! Words every layer shares: quantities, timestamps, names, bootstrap tokens.
+//! Words every layer shares: quantities, timestamps, schedules, names, bootstrap tokens.
 //!
 //! - [`bootstrap`]: tokens of those who join, and the secrets that hold them.
+//! - [`cron`]: schedules and time zones.
 //! - [`quantity::Quantity`]: exact parse, canonical form, arithmetic, comparison.
 //! - [`time`]: RFC 3339 with seconds and with microseconds.
 //! - [`names`]: the rules for names, labels and keys, with their messages.
@@ -9,6 +10,7 @@
 pub const KUBERNETES_VERSION: &str = "v1.36.2";
 
 pub mod bootstrap;
+pub mod cron;
 pub mod names;
 pub mod quantity;
 pub mod time;

@@ -6,7 +6,8 @@ use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use crate::{Action, Note, Plan, Propagation, Report, Target, cron, job, pod};
+use crate::{Action, Note, Plan, Propagation, Report, Target, job, pod};
+use base::cron;
 
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 

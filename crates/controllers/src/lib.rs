@@ -9,7 +9,6 @@ pub mod autoscaler;
 pub mod bootstrap;
 pub mod certificates;
 mod claim;
-pub mod cron;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;

@@ -106,6 +106,11 @@ impl<'a> At<'a> {
         self.value.as_str().unwrap_or("")
     }
 
+    /// The text of a field, empty when absent; it lives as long as the object.
+    pub fn text_of(&self, field: &str) -> &'a str {
+        self.value.get(field).and_then(Value::as_str).unwrap_or("")
+    }
+
     /// The number, 0 when absent.
     pub fn int(&self) -> i64 {
         self.value.as_i64().unwrap_or(0)

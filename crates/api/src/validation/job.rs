@@ -332,9 +332,42 @@ fn cron_job(at: &At<'_>) {
     }
 }
 
+/// Older schedules may begin with a time zone.
+fn without_zone(text: &str) -> &str {
+    let dated = text.starts_with("TZ=") || text.starts_with("CRON_TZ=");
+    text.split_once(' ').filter(|_| dated).map_or(text, |(_, rest)| rest.trim())
+}
+
+fn time_zone(at: &At<'_>) {
+    let text = at.text();
+    if text.is_empty() {
+        return at.invalid("timeZone must be nil or non-empty string");
+    }
+    let unknown = format!("unknown time zone {text}");
+    let char_known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+    let wrong = |part: &str| {
+        matches!(part, "" | "." | "..")
+            || part.starts_with('-')
+            || part.len() > 14
+            || !part.bytes().all(char_known)
+    };
+    if text.split('/').any(wrong) {
+        return at.invalid(&unknown);
+    }
+    if text.eq_ignore_ascii_case("local") {
+        at.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    }
+    if text != "Local" && base::cron::zone(text).is_none() {
+        at.invalid(&unknown);
+    }
+}
+
 fn cron_spec(spec: &At<'_>, old: Option<&At<'_>>) {
     let (schedule, zone) = (spec.get("schedule"), spec.get("timeZone"));
     if schedule.need() {
+        if let Err(why) = base::cron::parse(without_zone(schedule.text())) {
+            schedule.invalid(&why);
+        }
         let dated = schedule.text().contains("TZ");
         if dated && zone.is_set() {
             zone.invalid_as(schedule.text(), "cannot use both timeZone field and TZ or CRON_TZ in schedule");
@@ -343,10 +376,8 @@ fn cron_spec(spec: &At<'_>, old: Option<&At<'_>>) {
         }
     }
     spec.get("startingDeadlineSeconds").not_negative();
-    if zone.is_set() && zone.text().is_empty() {
-        zone.invalid("timeZone must be nil or non-empty string");
-    } else if zone.text().eq_ignore_ascii_case("local") {
-        zone.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    if zone.is_set() {
+        time_zone(&zone);
     }
     spec.get("concurrencyPolicy").need_one_of(&["Allow", "Forbid", "Replace"]);
     let template = spec.get("jobTemplate");

@@ -13,6 +13,10 @@ const MANAGER_MAX: usize = 128;
 /// Characters of the name of a finalizer's or owner's subresource.
 const SUBRESOURCE_MAX: usize = 256;
 
+/// Bytes of a condition's reason and message.
+const REASON_MAX: usize = 1 << 10;
+const MESSAGE_MAX: usize = 32 << 10;
+
 /// What a name has to be.
 pub type NameRule = fn(&str) -> Vec<String>;
 
@@ -176,6 +180,43 @@ fn managers(at: &At<'_>) {
         }
         entry.get("subresource").at_most_bytes(SUBRESOURCE_MAX);
     }
+}
+
+/// Conditions of a status: one of each type, with a reason in one word.
+pub fn conditions(at: &At<'_>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in at.items() {
+        let (kind, reason) = (condition.text_of("type"), condition.get("reason"));
+        if seen.contains(&kind) {
+            condition.get("type").duplicate_of(kind);
+        }
+        seen.push(kind);
+        condition.get("type").rule(names::qualified_name);
+        condition.get("status").one_of(&["False", "True", "Unknown"]);
+        let generation = condition.get("observedGeneration");
+        if generation.int() < 0 {
+            generation.invalid("must be greater than or equal to zero");
+        }
+        condition.get("lastTransitionTime").need();
+        if reason.need() {
+            reason.rule(condition_reason);
+            reason.at_most_bytes(REASON_MAX);
+        }
+        condition.get("message").at_most_bytes(MESSAGE_MAX);
+    }
+}
+
+fn condition_reason(text: &str) -> Vec<String> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = text.as_bytes();
+    let inner = bytes.iter().all(|b| word(*b) || matches!(b, b',' | b':'));
+    let ends = bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.last().is_some_and(|b| word(*b));
+    if inner && ends {
+        return Vec::new();
+    }
+    let what = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+    vec![names::regex_error(what, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples)]
 }
 
 /// A label selector.

@@ -8,11 +8,14 @@
 //!
 //! Rules read value trees in canonical form with all defaults. Nothing is allocated while nothing is wrong.
 
+mod admission;
 mod autoscaling;
 mod certificates;
 pub mod check;
 mod container;
 mod core;
+mod csi;
+mod flow;
 mod handler;
 mod job;
 mod meta;
@@ -21,10 +24,12 @@ mod networking;
 mod placement;
 mod pod;
 mod pod_change;
+mod registration;
 mod resources;
 mod service;
 mod small;
 mod storage;
+mod url;
 mod volume;
 mod workload;
 
@@ -55,14 +60,19 @@ pub struct Rules {
 pub fn rules(group: &str, kind: &str) -> Option<Rules> {
     let (create, update): (Create, Update) = match (group, kind) {
         ("", "Pod") => (pod_change::create, pod_change::update),
+        ("", "Event") => return registration::rules(group, kind),
         ("", kind) => return core::rules(kind),
+        ("admissionregistration.k8s.io", kind) => return admission::rules(kind),
+        ("flowcontrol.apiserver.k8s.io", kind) => return flow::rules(kind),
         ("apps", kind) => return workload::rules(kind),
         ("batch", kind) => return job::rules(kind),
+        ("networking.k8s.io", "ServiceCIDR" | "IPAddress") => return registration::rules(group, kind),
         ("networking.k8s.io", kind) => return networking::rules(kind),
         ("discovery.k8s.io", "EndpointSlice") => (networking::slice, networking::slice_update),
         ("certificates.k8s.io", "CertificateSigningRequest") => (certificates::create, certificates::update),
         ("autoscaling", kind) => return autoscaling::rules(kind),
-        (group, kind) => return small::rules(group, kind),
+        ("storage.k8s.io", kind) if kind != "StorageClass" => return csi::rules(kind),
+        (group, kind) => return small::rules(group, kind).or_else(|| registration::rules(group, kind)),
     };
     Some(Rules { create, update })
 }
@@ -75,6 +85,10 @@ pub fn create(def: &KindDef, object: &Value) -> Vec<FieldError> {
         Some(rules) => (rules.create)(&at),
         None if def.custom => meta::accessor(&at.get("metadata"), def.namespaced(), name_rule(def)),
         None => meta::create(&at.get("metadata"), def.namespaced(), name_rule(def)),
+    }
+    // Every new object is judged by the common rules last, for kinds whose own ask for less.
+    if at.found() == 0 {
+        meta::accessor(&at.get("metadata"), def.namespaced(), names::path_segment);
     }
     out.into_inner()
 }
@@ -102,7 +116,6 @@ pub fn complete(def: &KindDef) -> bool {
 fn name_rule(def: &KindDef) -> meta::NameRule {
     match (def.group.as_ref(), def.kind.as_ref()) {
         ("rbac.authorization.k8s.io", _) => names::path_segment,
-        ("networking.k8s.io", "IPAddress") => ip_address,
         _ => names::dns1123_subdomain,
     }
 }
@@ -111,7 +124,7 @@ fn name_rule(def: &KindDef) -> meta::NameRule {
 fn ip_address(name: &str) -> Vec<String> {
     match name.parse::<std::net::IpAddr>() {
         Ok(address) if address.to_string() == name => Vec::new(),
-        Ok(address) => vec![format!("not a valid address in canonical form ({address})")],
-        Err(_) => vec!["not a valid IP address".to_string()],
+        Ok(address) => vec![format!("must be in canonical form (\"{address}\")")],
+        Err(_) => vec![net::IP.to_string()],
     }
 }

@@ -3,7 +3,7 @@
 use base::names;
 
 use super::check::At;
-use super::{Create, Rules, Update, meta, placement, resources, workload};
+use super::{Create, Rules, Update, csi, meta, placement, resources, workload};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const USER_PRIORITY_MAX: i64 = 1_000_000_000;
@@ -32,6 +32,7 @@ pub fn rules(group: &str, kind: &str) -> Option<Rules> {
         ("scheduling.k8s.io", "PriorityClass") => (priority, priority_update),
         ("node.k8s.io", "RuntimeClass") => (runtime, |new, old, _| {
             meta::update(&new.get("metadata"), &old.get("metadata"));
+            runtime(new);
             new.get("handler").immutable(&old.get("handler"));
         }),
         ("coordination.k8s.io", "Lease") => (
@@ -184,7 +185,18 @@ fn runtime(at: &At<'_>) {
     }
     let scheduling = at.get("scheduling");
     meta::labels(&scheduling.get("nodeSelector"));
-    placement::tolerations(&scheduling.get("tolerations"));
+    let tolerations = scheduling.get("tolerations");
+    placement::tolerations(&tolerations);
+    let keys =
+        |at: &At<'_>| ["key", "operator", "value", "effect"].map(|field| at.get(field).text().to_string());
+    let mut seen = Vec::new();
+    for toleration in tolerations.items() {
+        let keys = keys(&toleration);
+        if seen.contains(&keys) {
+            toleration.duplicate();
+        }
+        seen.push(keys);
+    }
 }
 
 fn lease(spec: &At<'_>) {
@@ -215,18 +227,8 @@ fn budget(spec: &At<'_>) {
 
 fn storage_class(at: &At<'_>) {
     meta::create(&at.get("metadata"), false, names::dns1123_subdomain);
-    let provisioner = at.get("provisioner");
-    if provisioner.need() {
-        let lower = provisioner.text().to_ascii_lowercase();
-        for what in names::qualified_name(&lower) {
-            provisioner.invalid_as(lower.as_str(), &what);
-        }
-    }
-    for (key, _) in at.get("parameters").entries() {
-        if key.is_empty() {
-            at.get("parameters").invalid_as("", "field can not be empty.");
-        }
-    }
+    csi::provisioner(&at.get("provisioner"));
+    csi::parameters(&at.get("parameters"));
     if !at.get("reclaimPolicy").is_empty() {
         at.get("reclaimPolicy").one_of(&["Delete", "Retain"]);
     }

@@ -137,10 +137,80 @@ pub fn claim_update(new: &At<'_>, old: &At<'_>, subresource: &str) {
 /// A new volume.
 pub fn volume(at: &At<'_>) {
     meta::create(&at.get("metadata"), false, names::dns1123_subdomain);
-    let spec = at.get("spec");
+    volume_spec(&at.get("spec"), false);
+}
+
+/// A volume on its own, or written into an attachment (`inline`).
+pub fn volume_spec(spec: &At<'_>, inline: bool) {
+    let capacity = spec.get("capacity");
+    if inline {
+        for field in ["claimRef", "capacity"] {
+            if !spec.get(field).is_empty() {
+                spec.get(field).forbidden("may not be specified in the context of inline volumes");
+            }
+        }
+        if !spec.get("csi").is_set() {
+            spec.get("csi").required("has to be specified in the context of inline volumes");
+        }
+    }
     spec.get("accessModes").need();
     access(&spec.get("accessModes"));
-    let capacity = spec.get("capacity");
+    let reclaim = spec.get("persistentVolumeReclaimPolicy");
+    if inline {
+        if !["", "Retain"].contains(&reclaim.text()) {
+            reclaim.forbidden("may only be Retain in the context of inline volumes");
+        }
+    } else {
+        room(&capacity);
+        reclaim.one_of_if_set(&["Delete", "Recycle", "Retain"]);
+    }
+    let affinity = spec.get("nodeAffinity");
+    if affinity.is_set() && inline {
+        affinity.forbidden("may not be specified in the context of inline volumes");
+    } else if affinity.is_set() {
+        match affinity.get("required").is_set() {
+            false => affinity.get("required").required("must specify required node constraints"),
+            true => placement::node_selector(&affinity.get("required")),
+        }
+    }
+    volume::persistent(spec);
+    if spec.get("local").is_set() && !affinity.is_set() {
+        affinity.required("Local volume requires node affinity");
+    }
+    let root = spec.get("hostPath").get("path").text() == "/";
+    if root && reclaim.text() == "Recycle" {
+        reclaim.forbidden("may not be 'recycle' for a hostPath mount of '/'");
+    }
+    let class = spec.get("storageClassName");
+    match inline && !class.is_empty() {
+        true => class.forbidden("may not be specified in the context of inline volumes"),
+        false => class.rule_if_set(names::dns1123_subdomain),
+    }
+    let mode = spec.get("volumeMode");
+    match inline && mode.is_set() && mode.text() != "Filesystem" {
+        true => mode
+            .forbidden("may not specify volumeMode other than Filesystem in the context of inline volumes"),
+        false => mode.one_of_if_set(&["Block", "Filesystem"]),
+    }
+    attributes_class(spec);
+}
+
+/// The class of attributes a driver can change.
+fn attributes_class(spec: &At<'_>) {
+    let class = spec.get("volumeAttributesClassName");
+    if !class.is_set() {
+        return;
+    }
+    if class.need_for("an empty string is disallowed") {
+        class.rule(names::dns1123_subdomain);
+    }
+    if !spec.get("csi").is_set() {
+        spec.get("csi").required("has to be specified when using volumeAttributesClassName");
+    }
+}
+
+/// How big a volume is, and nothing else.
+fn room(capacity: &At<'_>) {
     capacity.need();
     if capacity.len() != 1 || !capacity.key("storage").is_set() {
         capacity.unsupported_as(capacity.value.clone(), &["storage"]);
@@ -149,25 +219,6 @@ pub fn volume(at: &At<'_>) {
         resources::amount(key, &amount);
         positive(&amount);
     }
-    spec.get("persistentVolumeReclaimPolicy").one_of_if_set(&["Delete", "Recycle", "Retain"]);
-    let affinity = spec.get("nodeAffinity");
-    if affinity.is_set() {
-        match affinity.get("required").is_set() {
-            false => affinity.get("required").required("must specify required node constraints"),
-            true => placement::node_selector(&affinity.get("required")),
-        }
-    }
-    volume::persistent(&spec);
-    if spec.get("local").is_set() && !affinity.is_set() {
-        affinity.required("Local volume requires node affinity");
-    }
-    let root = spec.get("hostPath").get("path").text() == "/";
-    if root && spec.get("persistentVolumeReclaimPolicy").text() == "Recycle" {
-        spec.get("persistentVolumeReclaimPolicy")
-            .forbidden("may not be 'recycle' for a hostPath mount of '/'");
-    }
-    spec.get("storageClassName").rule_if_set(names::dns1123_subdomain);
-    spec.get("volumeMode").one_of_if_set(&["Block", "Filesystem"]);
 }
 
 /// A changed volume keeps its source.

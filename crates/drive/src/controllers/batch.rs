@@ -66,7 +66,7 @@ pub(super) fn cronjob(wiring: &mut Wiring) -> Planner {
         let owned = jobs.by_index(CONTROLLER, pod::uid(&*cron));
         let zone = match cron.spec.time_zone.as_deref() {
             None => Some(TimeZone::UTC),
-            Some(name) => TimeZone::get(name).ok(),
+            Some(name) => base::cron::zone(name),
         };
         cronjob::plan(&cronjob::View { cron: &cron, jobs: refs(&owned), zone }, pass.now)
     })

