@@ -79,7 +79,7 @@ fn read(kind: &str, text: &str) {
             }
         }
         "time" => drop(base::time::parse(text).map(base::time::format_micros)),
-        "cron" => drop(controllers::cron::parse(text)),
+        "cron" => drop(base::cron::parse(text)),
         "reference" => {
             if let Ok(first) = oci::images::Reference::parse(text) {
                 let name = first.tagged().unwrap_or_else(|| first.name());
