@@ -31,6 +31,7 @@ mod small;
 mod storage;
 mod url;
 mod volume;
+mod webhook;
 mod workload;
 
 use std::cell::RefCell;
