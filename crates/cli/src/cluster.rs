@@ -118,7 +118,8 @@ fn print_pools(globals: &Globals, view: &ClusterView) -> Result<(), CliError> {
     Ok(())
 }
 
-fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+/// `KEY=VALUE` each.
+pub fn parse_labels(labels: &[String]) -> Result<BTreeMap<String, String>, CliError> {
     let split = |label: &String| {
         let (key, value) = label.split_once('=')?;
         Some((key.to_owned(), value.to_owned()))

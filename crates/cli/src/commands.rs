@@ -54,7 +54,7 @@ pub enum Command {
     /// Add, list, scale and delete node pools
     #[command(subcommand)]
     Nodepool(Nodepool),
-    /// Join machines, and stop or start local nodes
+    /// Join machines, and list, stop or start local nodes; also `kutter node VERB`
     #[command(subcommand, name = "nodes", alias = "member")]
     Node(Node),
     /// Import and list the images of local nodes
@@ -112,6 +112,12 @@ pub struct Up {
     /// How many local nodes
     #[arg(long, value_name = "N")]
     pub nodes: Option<u32>,
+    /// This machine itself as the one node, in its own network, instead of local nodes
+    #[arg(long, conflicts_with = "nodes")]
+    pub host_node: bool,
+    /// Listen for other machines on this address of this machine, so that they can join, or `off`
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub listen: Option<String>,
     /// Deploy the demo application and wait until its page answers
     #[arg(long)]
     pub demo: bool,
@@ -278,10 +284,79 @@ pub enum Node {
         #[arg(long, default_value = "default")]
         cluster: String,
     },
+    /// Make this machine a node of a cluster on another machine
+    Join(Join),
+    /// Make, list and delete the tokens with which machines join
+    #[command(subcommand)]
+    Token(Token),
     /// Start a stopped local node
     Start {
         /// Its name
         name: String,
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+}
+
+/// `kutter node join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// The API server, as `kutter node token create` prints it
+    #[arg(value_name = "ADDR:PORT")]
+    pub server: String,
+    /// The token
+    #[arg(long, env = "KUTTER_JOIN_TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// What the cluster's authority must be: the SHA-256 of its public key
+    #[arg(long, value_name = "sha256:HEX")]
+    pub ca_hash: String,
+    /// Name of the node; this machine's hostname if absent
+    #[arg(long)]
+    pub name: Option<String>,
+    /// This machine's address for the other machines; the one that leads to the server if absent
+    #[arg(long, value_name = "ADDR")]
+    pub ip: Option<std::net::IpAddr>,
+    /// What to call the cluster here; its own name if absent
+    #[arg(long = "as", value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Labels of the node
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Taints of the node
+    #[arg(long = "taint", value_name = "KEY=VALUE:EFFECT")]
+    pub taints: Vec<String>,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// `kutter node token …`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token and print the command with which a machine joins
+    Create {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+        /// How long it is good: 30m, 24h, 90h30m; 0 for ever
+        #[arg(long, default_value = "24h", value_name = "DURATION")]
+        ttl: String,
+        /// Words for people
+        #[arg(long, default_value = "made by kutter node token create")]
+        description: String,
+    },
+    /// List tokens, without their secret halves
+    List {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
+    },
+    /// Delete tokens by their ids, so that nobody joins with them any more
+    Delete {
+        /// Their ids, the part before the dot
+        #[arg(required = true)]
+        ids: Vec<String>,
         /// The cluster
         #[arg(long, default_value = "default")]
         cluster: String,
@@ -336,6 +411,12 @@ pub enum Demo {
         /// Give up after this many seconds
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         timeout: u64,
+    },
+    /// Bring the demo's image to the nodes of this machine, as one that has joined needs it
+    Image {
+        /// The cluster
+        #[arg(long, default_value = "default")]
+        cluster: String,
     },
     /// Walk through what the cluster does: scale, crash, lose a node, load, roll out and back
     Tour {

@@ -16,6 +16,12 @@ const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
 /// Prints, or merges with `--merge`.
 pub async fn run(globals: &Globals, args: Kubeconfig) -> Result<(), CliError> {
     let view = Manager::running(globals).await?.cluster(&args.name).await?;
+    if view.member {
+        return Err(CliError::told(format!(
+            "this machine is a node of {}: the administrator's kubeconfig is on the machine of its control plane",
+            view.api
+        )));
+    }
     if args.merge {
         merge(&view)?;
         println!("context kutter-{} is in {}", view.name, user_path()?.display());

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod down;
 mod image;
+mod join;
 mod kubeconfig;
 mod logs;
 mod manager;
@@ -18,7 +19,11 @@ mod node;
 mod output;
 mod progress;
 mod status;
+mod token;
 mod up;
+
+pub use join::CONFIG as JOIN_CONFIG;
+pub use token::GROUP as JOIN_GROUP;
 
 pub use commands::{Command, Globals, Output};
 

@@ -6,15 +6,21 @@ use http::Method;
 use crate::commands::Node;
 use crate::manager::Manager;
 use crate::output::{self, table};
-use crate::{CliError, Globals, Output};
+use crate::{CliError, Globals, Output, join, token};
 
 /// Lists, stops or starts nodes.
 pub async fn run(globals: &Globals, command: Node) -> Result<(), CliError> {
+    let command = match command {
+        Node::Join(args) => return join::run(globals, args).await,
+        Node::Token(command) => return token::run(globals, command).await,
+        other => other,
+    };
     let manager = Manager::running(globals).await?;
     let view: ClusterView = match &command {
         Node::List { cluster } => manager.cluster(cluster).await?,
         Node::Stop { name, cluster } => turn(&manager, cluster, name, "stop").await?,
         Node::Start { name, cluster } => turn(&manager, cluster, name, "start").await?,
+        Node::Join(_) | Node::Token(_) => return Ok(()),
     };
     let of_nodes: Vec<_> = view.processes.iter().filter(|p| p.role == "node").collect();
     if globals.output == Output::Json {

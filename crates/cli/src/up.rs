@@ -11,7 +11,7 @@ use crate::commands::Up;
 use crate::manager::{Manager, Views};
 use crate::output::{self, Paint};
 use crate::progress::Progress;
-use crate::{CliError, Globals, Output, demo, kubeconfig};
+use crate::{CliError, Doing, Globals, Output, demo, kubeconfig};
 
 /// The node pool that `up` makes.
 pub const POOL: &str = "pool";
@@ -25,14 +25,19 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     let manager = Manager::ensure(globals).await?;
     let existing = manager.find(&args.name).await?;
     let running = existing.as_ref().is_some_and(|c| c.phase == Phase::Running);
-    let nodes = wanted_nodes(&args, existing.as_ref());
-    let body =
-        json!({ "desired": "running", "pools": nodes.map(|n| vec![json!({"name": POOL, "count": n})]) });
+    let member = existing.as_ref().is_some_and(|c| c.member);
+    if member && (args.nodes.is_some() || args.listen.is_some() || args.host_node) {
+        return Err(CliError::told(format!(
+            "this machine is a member of {}, whose control plane is elsewhere: change it there",
+            args.name
+        )));
+    }
+    let body = wanted(&args, existing.as_ref())?;
     let path = format!("/v1/clusters/{}", args.name);
     let _: ClusterView = manager.call(Method::PUT, &path, Some(&body)).await?;
     let mut views = manager.watch(&args.name).await?;
     progress.step("control plane");
-    let mut view = wait(&mut views, &progress, timeout, |v| ready(v, "control-plane")).await?;
+    let mut view = wait(&mut views, &progress, timeout, |v| member || ready(v, "control-plane")).await?;
     progress.step("nodes started");
     // A view comes only when something has changed: the one at hand may already be the last.
     if view.phase != Phase::Running {
@@ -40,7 +45,8 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     }
     progress.step("nodes ready");
     wait_nodes_ready(&view, timeout).await?;
-    if !args.no_kubeconfig {
+    let merged = !args.no_kubeconfig && !member;
+    if merged {
         progress.step("kubeconfig");
         kubeconfig::merge(&view)?;
     }
@@ -51,16 +57,30 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
         }
         return output::json(&view);
     }
-    print_next(&view, running, taken, !args.no_kubeconfig);
+    print_next(&view, running, taken, merged);
     if args.demo {
         demo::deploy(globals, &view, timeout).await?;
     }
     Ok(())
 }
 
+/// What the manager is asked for.
+fn wanted(args: &Up, existing: Option<&ClusterView>) -> Result<serde_json::Value, CliError> {
+    let host = match args.host_node {
+        true => {
+            let name = nix::unistd::gethostname().doing("read the hostname")?;
+            Some(json!({"node": name.to_string_lossy().to_lowercase()}))
+        }
+        false => None,
+    };
+    let pool = wanted_nodes(args, existing).map(|n| json!({"name": POOL, "count": n, "host": host}));
+    Ok(json!({ "desired": "running", "listen": args.listen, "pools": pool.map(|p| vec![p]) }))
+}
+
 /// A new cluster gets one node unless told otherwise; an existing one keeps what it has.
 fn wanted_nodes(args: &Up, existing: Option<&ClusterView>) -> Option<u32> {
     match existing {
+        Some(_) if args.host_node => Some(1),
         Some(_) => args.nodes,
         None => Some(args.nodes.unwrap_or(1)),
     }
@@ -88,7 +108,7 @@ async fn wait(
 }
 
 /// Waits on a watch of the Node objects until as many are Ready as there should be.
-async fn wait_nodes_ready(view: &ClusterView, timeout: Duration) -> Result<(), CliError> {
+pub async fn wait_nodes_ready(view: &ClusterView, timeout: Duration) -> Result<(), CliError> {
     let wanted: Vec<String> = view.pools.iter().flat_map(fleet::NodePool::node_names).collect();
     let client = kubeconfig::client(view)?;
     let nodes = client::Cache::<Node>::builder(client).start();
@@ -131,6 +151,8 @@ fn print_next(view: &ClusterView, was_running: bool, taken: Duration, merged: bo
     );
     if merged {
         println!("  Use it:   kubectl --context kutter-{} get pods -A", view.name);
+    } else if view.member {
+        println!("  It is:    a node of {}", view.api);
     } else {
         println!("  Use it:   kubectl --kubeconfig {} get pods -A", view.kubeconfig.display());
     }

@@ -21,6 +21,7 @@ pub mod gc;
 pub mod job;
 pub mod names;
 pub mod namespace;
+pub mod nodeipam;
 pub mod nodelifecycle;
 pub mod percent;
 pub mod pod;

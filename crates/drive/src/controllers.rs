@@ -56,6 +56,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "certificatesigningrequest-signing-controller", wire: certificates::signer },
     Controller { name: "certificatesigningrequest-cleaner-controller", wire: certificates::cleaner },
     Controller { name: "node-controller", wire: nodes::lifecycle },
+    Controller { name: "node-ipam-controller", wire: nodes::addresses },
     Controller { name: "taint-eviction-controller", wire: nodes::taint_eviction },
     Controller { name: "pod-garbage-collector", wire: nodes::pod_gc },
     Controller { name: "persistentvolume-controller", wire: storage::binder },

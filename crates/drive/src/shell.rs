@@ -77,6 +77,8 @@ pub struct Settings {
     pub root_ca: Option<String>,
     /// What signs the requests of the cluster's own signers; without it they stay unsigned.
     pub authority: Option<Arc<dyn Authority>>,
+    /// The ranges of all pods, `address/length`, of which nodes without a range get parts; none gives no parts.
+    pub pod_ranges: Vec<String>,
     /// How long a node may be silent before its pods are given up; `None` takes upstream's 50 seconds.
     pub node_grace: Option<Duration>,
 }

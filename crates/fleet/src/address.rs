@@ -25,6 +25,11 @@ pub struct AddressPlan {
 /// Port of the first cluster's API server.
 const API_PORT_BASE: u16 = 6443;
 
+/// UDP port of this machine that leads to the tunnel of the first cluster's first address.
+const TUNNEL_PORT_BASE: u32 = 18_000;
+/// Addresses of local nodes that a cluster may have.
+const TUNNEL_PORTS: u32 = 192;
+
 /// The addresses of the cluster with this index.
 ///
 /// Nodes are in `172.31.INDEX.0/24` with load balancers in its upper `/26`, pods in a `10.x.0.0/16` of the
@@ -44,6 +49,15 @@ impl AddressPlan {
     /// The address of a member of a node pool.
     pub fn node(&self, pool: &NodePool, ordinal: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.node_network.0) + 2 + u32::from(pool.index) * POOL_COUNT_MAX + ordinal)
+    }
+
+    /// The UDP port of this machine behind which other machines reach the tunnel of a member, for each member of each
+    /// cluster another one. The last clusters of a machine have none: their ports would be those of its own programs.
+    pub fn tunnel_port(&self, pool: &NodePool, ordinal: u32) -> Option<u16> {
+        let host = u32::from(self.node(pool, ordinal)) & 0xff;
+        let index = u32::from(self.node_network.0.octets()[2]);
+        let port = TUNNEL_PORT_BASE + index * TUNNEL_PORTS + host;
+        (port < 32_768).then(|| u16::try_from(port).ok()).flatten()
     }
 
     /// The pod addresses of a member of a node pool: a /24 of the cluster's pod network.
@@ -73,6 +87,22 @@ mod tests {
         assert_eq!(plan.node(&pool, 0), Ipv4Addr::new(172, 31, 3, 2));
         pool.index = POOLS_MAX as u8 - 1;
         assert!(plan.node(&pool, POOL_COUNT_MAX - 1) < plan.load_balancer_network.0);
+    }
+
+    #[test]
+    fn tunnels_have_ports_of_their_own() {
+        let pool = |index| NodePool { index, ..NodePool::new("c", "p", POOL_COUNT_MAX, &[]).unwrap() };
+        let mut seen = BTreeSet::new();
+        for cluster in 0..CLUSTERS_MAX as u8 {
+            for index in 0..POOLS_MAX as u8 {
+                for ordinal in 0..POOL_COUNT_MAX {
+                    let port = address_plan(cluster).tunnel_port(&pool(index), ordinal);
+                    assert!(port.is_none_or(|p| seen.insert(p)), "{port:?}");
+                }
+            }
+        }
+        assert_eq!(address_plan(0).tunnel_port(&pool(0), 0), Some(18_002));
+        assert!(seen.len() > 10_000 && *seen.last().unwrap() < 32_768);
     }
 
     #[test]

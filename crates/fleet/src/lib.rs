@@ -11,6 +11,7 @@ mod view;
 pub use address::{AddressPlan, address_plan};
 pub use plan::{Exit, Plan, Process, ProcessState, Role, STEADY_MS, STOP_MS, Step, Target, plan};
 pub use spec::{
-    Cluster, Desired, KUBERNETES_VERSION, NodePool, Phase, SpecError, Toleration, local_node_name,
+    Cluster, Desired, Host, KUBERNETES_VERSION, NodePool, Phase, Remote, SpecError, Toleration,
+    local_node_name,
 };
 pub use view::{ClusterView, ProcessView, phase};

@@ -134,7 +134,7 @@ pub fn plan(clusters: &[Cluster], pools: &[NodePool], processes: &[Process], now
             processes.iter().filter(|p| p.target.cluster == cluster.name).collect();
         let wanted = wanted(cluster, pools);
         for target in &wanted {
-            start_if_due(&mut plan, target, &of_cluster, now_ms);
+            start_if_due(&mut plan, cluster, target, &of_cluster, now_ms);
         }
         stop_unwanted(&mut plan, &wanted, &of_cluster, now_ms);
         if cluster.desired == Desired::Deleted && of_cluster.is_empty() {
@@ -152,20 +152,21 @@ fn wanted(cluster: &Cluster, pools: &[NodePool]) -> Vec<Target> {
     let target = |role| Target { cluster: cluster.name.clone(), role };
     let nodes: Vec<String> =
         pools.iter().filter(|p| p.cluster == cluster.name).flat_map(NodePool::node_names).collect();
-    let mut wanted = vec![target(Role::ControlPlane)];
+    let control_plane = cluster.remote.is_none().then(|| target(Role::ControlPlane));
+    let mut wanted: Vec<Target> = control_plane.into_iter().collect();
     wanted.extend(nodes.iter().map(|node| target(Role::Supervisor { node: node.clone() })));
     wanted.extend(nodes.iter().map(|node| target(Role::Node { node: node.clone() })));
     wanted
 }
 
-fn start_if_due(plan: &mut Plan, target: &Target, processes: &[&Process], now_ms: u64) {
+fn start_if_due(plan: &mut Plan, cluster: &Cluster, target: &Target, processes: &[&Process], now_ms: u64) {
     let observed = processes.iter().find(|p| p.target == *target);
     let exit = match observed.map(|p| p.state) {
         None => None,
         Some(ProcessState::Exited(exit)) => Some(exit),
         Some(_) => return,
     };
-    if let Some(missing) = missing_need(target, processes) {
+    if let Some(missing) = missing_need(cluster, target, processes) {
         plan.why.push(format!("{} waits for {missing}", describe(target)));
         return;
     }
@@ -180,14 +181,14 @@ fn start_if_due(plan: &mut Plan, target: &Target, processes: &[&Process], now_ms
 
 /// What must be ready before this process may start. A node that has run before starts without a control
 /// plane: it has all it needs on disk and fails static.
-fn missing_need(target: &Target, processes: &[&Process]) -> Option<&'static str> {
+fn missing_need(cluster: &Cluster, target: &Target, processes: &[&Process]) -> Option<&'static str> {
     let Role::Node { node } = &target.role else { return None };
     let ready =
         |role: &Role| processes.iter().any(|p| p.target.role == *role && p.state == ProcessState::Ready);
     let has_run = processes.iter().any(|p| p.target == *target);
     if !ready(&Role::Supervisor { node: node.clone() }) {
         Some("its supervisor")
-    } else if !has_run && !ready(&Role::ControlPlane) {
+    } else if cluster.remote.is_none() && !has_run && !ready(&Role::ControlPlane) {
         Some("the control plane")
     } else {
         None
@@ -241,6 +242,7 @@ fn describe(target: &Target) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Remote;
 
     fn cluster(desired: Desired) -> Cluster {
         Cluster { desired, ..Cluster::new("c", &[]).unwrap() }
@@ -321,6 +323,25 @@ mod tests {
             let pools = [NodePool::new("c", "p", 1, &[]).unwrap()];
             let got = plan(&[cluster(desired)], &pools, &processes(given), 1_000);
             assert_eq!(render(&got), expected, "{desired:?}: {given}");
+        }
+    }
+
+    #[test]
+    fn a_member_needs_no_control_plane_of_its_own() {
+        let remote = Remote {
+            server: "https://192.0.2.1:6443".into(),
+            cluster_dns: Vec::new(),
+            pod_cidr: "10.42.0.0/16".into(),
+            service_cidr: "10.96.0.0/16".into(),
+            load_balancer_cidr: None,
+        };
+        let member = Cluster { remote: Some(remote), ..cluster(Desired::Running) };
+        let pools = [NodePool::new("c", "p", 1, &[]).unwrap()];
+        for (given, expected) in
+            [("", "start sup"), ("sup ready", "start node"), ("sup ready, node ready", "")]
+        {
+            let got = plan(std::slice::from_ref(&member), &pools, &processes(given), 1_000);
+            assert_eq!(render(&got), expected, "{given}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a user asks for: clusters and their node pools, as kept by the manager and shown by its API.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,40 @@ pub struct Cluster {
     /// Raised by every change of the wanted state.
     #[serde(default)]
     pub generation: u64,
+    /// The address on which the API server listens for other machines; none for this machine alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Where the cluster's control plane is, when it runs on another machine and this one is a member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
+}
+
+/// What a member knows of a cluster whose control plane is elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remote {
+    /// The API server, `https://address:port`.
+    pub server: String,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Range of all pods, `address/length`.
+    pub pod_cidr: String,
+    /// Range of Services.
+    pub service_cidr: String,
+    /// Range of load balancer addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_cidr: Option<String>,
+}
+
+/// This machine itself as a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Name of the Node object.
+    pub node: String,
+    /// The address under which the other machines of the cluster reach this one; none while there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 /// A taint or toleration in the short form `key=value:Effect`, as users write it.
@@ -89,6 +124,9 @@ pub struct NodePool {
     /// Members that are stopped on purpose, by node name.
     #[serde(default)]
     pub stopped: Vec<String>,
+    /// Set when the pool's one node is this machine itself, in its own network, and not a local node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
 }
 
 fn max_pods_default() -> u32 {
@@ -106,6 +144,12 @@ pub enum SpecError {
     /// More nodes than one machine is allowed to carry.
     #[error("{0} nodes in a pool are too many: at most {1}")]
     Count(u32, u32),
+    /// This machine is one node.
+    #[error("this machine is one node, not {0}: choose local nodes instead, or another machine")]
+    OneHost(u32),
+    /// A cluster's nodes on this machine are of one sort.
+    #[error("this machine is a node of the cluster itself: it cannot carry local nodes besides")]
+    HostAndLocal,
     /// The nodes would be too small to run anything.
     #[error("{0} MiB of memory are too few for a node: at least {1}")]
     Memory(u64, u64),
@@ -148,6 +192,8 @@ impl Cluster {
             version: KUBERNETES_VERSION.to_owned(),
             desired: Desired::Running,
             generation: 1,
+            listen: None,
+            remote: None,
         })
     }
 }
@@ -171,6 +217,7 @@ impl NodePool {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             stopped: Vec::new(),
+            host: None,
         };
         pool.check()?;
         Ok(pool)
@@ -179,6 +226,9 @@ impl NodePool {
     /// Refuses what cannot be run.
     pub fn check(&self) -> Result<(), SpecError> {
         check_name(&self.name, 12)?;
+        if self.host.is_some() && self.count > 1 {
+            return Err(SpecError::OneHost(self.count));
+        }
         if self.count > POOL_COUNT_MAX {
             return Err(SpecError::Count(self.count, POOL_COUNT_MAX));
         }
@@ -202,13 +252,20 @@ impl NodePool {
 
     /// Which member of the pool this node is, stopped or not.
     pub fn ordinal_of(&self, node: &str) -> Option<u32> {
-        (0..self.count).find(|ordinal| local_node_name(&self.cluster, &self.name, *ordinal) == node)
+        (0..self.count).find(|ordinal| self.member(*ordinal) == node)
+    }
+
+    fn member(&self, ordinal: u32) -> String {
+        match &self.host {
+            Some(host) => host.node.clone(),
+            None => local_node_name(&self.cluster, &self.name, ordinal),
+        }
     }
 
     /// The names of the pool's nodes that shall run.
     pub fn node_names(&self) -> Vec<String> {
         (0..self.count)
-            .map(|ordinal| local_node_name(&self.cluster, &self.name, ordinal))
+            .map(|ordinal| self.member(ordinal))
             .filter(|name| !self.stopped.contains(name))
             .collect()
     }

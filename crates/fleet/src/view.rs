@@ -1,5 +1,6 @@
 //! What the API shows of a cluster: the record, its pools and every process with role and pid.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,12 @@ pub struct ClusterView {
     pub version: String,
     /// The API server's address on this machine.
     pub api: String,
+    /// The address on which the API server listens for other machines.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub listen: Option<SocketAddr>,
+    /// Whether the control plane is on another machine.
+    #[serde(default)]
+    pub member: bool,
     /// Where the ingress answers on this machine, as `address:port`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ingress: Option<String>,

@@ -7,13 +7,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 use cli::config::{Settings, flags, layered};
 
 /// Texts of which every flag takes one.
-const SAMPLES: [&[&str]; 7] = [
+const SAMPLES: [&[&str]; 8] = [
     &["7"],
     &["127.0.0.1:1"],
     &["10.9.0.0/16"],
     &["10.9.0.1"],
     &["table"],
     &["embedded"],
+    &["a=b:NoSchedule"],
     &["127.0.0.1:80", "127.0.0.1:443"],
 ];
 

@@ -71,12 +71,22 @@ enum Command {
 /// Reads the command line, over the environment, over the configuration file. What a manager starts is told
 /// everything by it and reads no file.
 fn command_line() -> Result<Cli, roles::RoleError> {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = spelled(std::env::args_os().collect());
     let managed = std::env::var_os(manager::RUN_VARIABLE).is_some();
     let variable = if managed { Some(OsString::new()) } else { std::env::var_os(cli::config::VARIABLE) };
     let command = cli::config::layered(Cli::command(), &arguments, variable)?;
     let mut matches = command.get_matches_from(arguments);
     Ok(Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit()))
+}
+
+/// `kutter node VERB` is `kutter nodes VERB`; without a verb it runs a node.
+fn spelled(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    const VERBS: [&str; 5] = ["join", "token", "list", "stop", "start"];
+    let place = arguments.windows(2).position(|w| w[0] == "node" && VERBS.iter().any(|v| w[1] == *v));
+    if let Some(place) = place {
+        arguments[place] = "nodes".into();
+    }
+    arguments
 }
 
 fn main() -> ExitCode {

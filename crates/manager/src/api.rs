@@ -3,7 +3,7 @@
 //! ```text
 //! GET    /v1/clusters                        every cluster
 //! GET    /v1/clusters/C                      one
-//! PUT    /v1/clusters/C                      create or change: {"desired": …, "pools": [{"name", "count", …}]}
+//! PUT    /v1/clusters/C                      create or change: {"desired", "listen", "pools": [{"name", "count", …}]}
 //! DELETE /v1/clusters/C                      stop it and remove all it has
 //! GET    /v1/clusters/C/watch                a line of JSON at every change, until the cluster is gone
 //! PUT    /v1/clusters/C/pools/P              create or change a node pool
@@ -13,11 +13,12 @@
 //! ```
 
 use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fleet::{Cluster, ClusterView, Desired, NodePool};
+use fleet::{Cluster, ClusterView, Desired, Host, NodePool, Remote, SpecError, address_plan};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -43,6 +44,26 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 struct ClusterChange {
     desired: Option<Desired>,
     pools: Option<Vec<PoolChange>>,
+    /// Where the API server listens for other machines, `address` or `address:port`, or `off`.
+    listen: Option<String>,
+    /// Makes this machine a member of a cluster elsewhere; only together with its creation.
+    remote: Option<Remote>,
+    /// What the member shows and trusts, kept with its node; only together with `remote`.
+    credentials: Option<Credentials>,
+}
+
+/// The credentials of a member. They are secret: not to be printed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Credentials {
+    authority: String,
+    kubeconfig: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
 }
 
 /// A change of a node pool; what is absent stays as it is.
@@ -56,6 +77,8 @@ struct PoolChange {
     max_pods: Option<u32>,
     labels: Option<std::collections::BTreeMap<String, String>>,
     taints: Option<Vec<String>>,
+    /// This machine itself as the pool's one node; only together with its creation.
+    host: Option<Host>,
 }
 
 impl PoolChange {
@@ -65,6 +88,7 @@ impl PoolChange {
         pool.memory_mib = self.memory_mib.unwrap_or(pool.memory_mib);
         pool.max_pods = self.max_pods.unwrap_or(pool.max_pods);
         pool.labels = self.labels.unwrap_or_else(|| std::mem::take(&mut pool.labels));
+        pool.host = self.host.or(pool.host.take());
         pool.taints = self.taints.unwrap_or_else(|| std::mem::take(&mut pool.taints));
     }
 }
@@ -138,8 +162,12 @@ async fn route(manager: Arc<Manager>, request: Request<Incoming>) -> Result<Resp
         (Method::PUT, ["v1", "clusters", name, "pools", pool]) => {
             let mut change: PoolChange = read(body).await?;
             change.name = Some((*pool).to_owned());
-            change_cluster(&manager, name, ClusterChange { desired: None, pools: Some(vec![change]) })
-                .await?;
+            change_cluster(
+                &manager,
+                name,
+                ClusterChange { pools: Some(vec![change]), ..ClusterChange::default() },
+            )
+            .await?;
             Ok(ok(&manager.view(name).await?))
         }
         (Method::DELETE, ["v1", "clusters", name, "pools", pool]) => {
@@ -165,8 +193,18 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
     let existing = manager.records.clusters();
     let mut cluster = match existing.iter().find(|c| c.name == name) {
         Some(cluster) => cluster.clone(),
-        None => Cluster::new(name, &existing)?,
+        None => Cluster { remote: change.remote.clone(), ..Cluster::new(name, &existing)? },
     };
+    if change.remote.is_some() && change.remote != cluster.remote {
+        return Err(ManagerError::BadRequest(format!("a cluster {name:?} is on this machine already")));
+    }
+    if let Some(remote) = &change.remote {
+        check_ranges(remote, &existing)?;
+    }
+    let listened = cluster.listen;
+    if let Some(text) = &change.listen {
+        cluster.listen = read_listen(text, address_plan(cluster.index).api.port())?;
+    }
     if cluster.desired == Desired::Deleted {
         return Err(ManagerError::BadRequest(format!("cluster {name:?} is being deleted")));
     }
@@ -185,15 +223,68 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
             Err(_) => NodePool::new(name, &pool_name, 1, &[manager.records.pools(), pools.clone()].concat())?,
         };
         let before = pool.clone();
+        if change.host.is_some() && change.host != pool.host && manager.has_pool(name, &pool_name) {
+            let what = format!("node pool {pool_name:?} has local nodes already: delete it first");
+            return Err(ManagerError::BadRequest(what));
+        }
         change.apply(&mut pool);
         if pool.differs_inside(&before) {
             renewed.extend(before.node_names());
         }
         pools.push(pool);
     }
+    let mut all = manager.records.pools();
+    all.retain(|p| p.cluster == name && !pools.iter().any(|n| n.name == p.name));
+    all.extend(pools.clone());
+    let of_sort = |host: bool| all.iter().any(|p| p.host.is_some() == host && p.count > 0);
+    if of_sort(true) && of_sort(false) || all.iter().filter(|p| p.host.is_some()).count() > 1 {
+        return Err(SpecError::HostAndLocal.into());
+    }
+    if let (Some(kept), Some(node)) = (
+        &change.credentials,
+        all.iter().flat_map(NodePool::node_names).next().filter(|_| cluster.remote.is_some()),
+    ) {
+        manager.provision.keep_member(name, &node, &kept.authority, &kept.kubeconfig)?;
+    }
     manager.put(&cluster, &pools).await?;
+    if cluster.listen != listened {
+        renewed = all.iter().flat_map(NodePool::node_names).collect();
+        manager.renew_control_plane(name).await;
+    }
     manager.renew(name, &renewed).await;
     Ok(())
+}
+
+/// `off`, or an address for other machines, with the port on loopback unless another is named.
+fn read_listen(text: &str, port: u16) -> Result<Option<SocketAddr>, ManagerError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+    let address: SocketAddr = text.parse().or(alone).map_err(|_| {
+        ManagerError::BadRequest(format!("{text:?} is no address to listen on: write ADDR, ADDR:PORT or off"))
+    })?;
+    if address.ip().is_unspecified() || address.ip().is_loopback() || address.port() == 0 {
+        return Err(ManagerError::BadRequest(format!(
+            "{address} is no address that other machines can reach: write one of this machine's own"
+        )));
+    }
+    Ok(Some(address))
+}
+
+/// Pods of a cluster elsewhere must not have the addresses of pods on this machine.
+fn check_ranges(remote: &Remote, existing: &[Cluster]) -> Result<(), ManagerError> {
+    let same = |c: &&Cluster| {
+        let (address, bits) = address_plan(c.index).pod_network;
+        c.remote.is_none() && remote.pod_cidr == format!("{address}/{bits}")
+    };
+    match existing.iter().find(same) {
+        Some(cluster) => Err(ManagerError::BadRequest(format!(
+            "cluster {:?} of this machine has the same pod addresses ({}): remove it with `kutter delete {}`",
+            cluster.name, remote.pod_cidr, cluster.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn find_pool(manager: &Manager, cluster: &str, name: &str) -> Result<NodePool, ManagerError> {

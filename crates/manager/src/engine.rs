@@ -34,7 +34,7 @@ pub struct Manager {
     pub(crate) layout: Layout,
     pub(crate) records: Records,
     options: Options,
-    provision: Provision,
+    pub(crate) provision: Provision,
     state: Mutex<State>,
     changed: Notify,
     views: watch::Sender<u64>,
@@ -160,7 +160,7 @@ impl Manager {
                 let gone =
                     self.wanted_nodes(cluster, pools).iter().all(|n| Some(n.as_str()) != target.role.node());
                 match &target.role {
-                    Role::Supervisor { node } => self.provision.clear_node(cluster, node, gone).await,
+                    Role::Supervisor { node } => self.provision.clear_node(cluster, pools, node, gone).await,
                     _ => Ok(()),
                 }
             }
@@ -191,7 +191,7 @@ impl Manager {
     /// Keeps one door per running cluster, leading to its nodes' ingress.
     async fn tend_forwards(&self, state: &mut State, clusters: &[Cluster], pools: &[NodePool]) {
         for cluster in clusters {
-            if cluster.desired != Desired::Running {
+            if cluster.desired != Desired::Running || cluster.remote.is_some() {
                 state.forwards.remove(&cluster.name);
                 continue;
             }
@@ -238,14 +238,25 @@ impl Manager {
             .collect();
         processes.sort_by(|a, b| (&a.node, &a.role).cmp(&(&b.node, &b.role)));
         let pools: Vec<NodePool> = pools.iter().filter(|p| p.cluster == cluster.name).cloned().collect();
-        let wanted = 1 + 2 * pools.iter().map(|p| p.node_names().len()).sum::<usize>();
+        let control_planes = usize::from(cluster.remote.is_none());
+        let wanted = control_planes + 2 * pools.iter().map(|p| p.node_names().len()).sum::<usize>();
         ClusterView {
             name: cluster.name.clone(),
             phase: phase(cluster, wanted, &processes),
             version: cluster.version.clone(),
-            api: format!("https://{}", fleet::address_plan(cluster.index).api),
+            api: match &cluster.remote {
+                Some(remote) => remote.server.clone(),
+                None => format!("https://{}", fleet::address_plan(cluster.index).api),
+            },
+            listen: cluster.listen,
+            member: cluster.remote.is_some(),
             ingress: state.forwards.get(&cluster.name).map(|f| f.address().to_string()),
-            kubeconfig: self.layout.admin_kubeconfig(&cluster.name),
+            kubeconfig: match pools.iter().flat_map(NodePool::node_names).next() {
+                Some(node) if cluster.remote.is_some() => {
+                    self.layout.node(&cluster.name, &node).join("kubeconfig")
+                }
+                _ => self.layout.admin_kubeconfig(&cluster.name),
+            },
             why: state.why.get(&cluster.name).cloned().unwrap_or_default(),
             pools,
             processes,
@@ -271,15 +282,30 @@ impl Manager {
         Ok(())
     }
 
+    /// Whether a pool is recorded.
+    pub(crate) fn has_pool(&self, cluster: &str, name: &str) -> bool {
+        self.records.pools().iter().any(|p| p.cluster == cluster && p.name == name)
+    }
+
+    /// Ends the control plane's process, so that it starts again with what is recorded now.
+    pub(crate) async fn renew_control_plane(&self, cluster: &str) {
+        let target = Target { cluster: cluster.to_owned(), role: Role::ControlPlane };
+        self.end_to_renew(&target).await;
+    }
+
     /// Ends the node processes of these nodes, so that they start again with what their pool asks for now. Their
     /// containers go on.
     pub(crate) async fn renew(&self, cluster: &str, nodes: &[String]) {
-        let mut state = self.state.lock().await;
         for node in nodes {
             let target = Target { cluster: cluster.to_owned(), role: Role::Node { node: node.clone() } };
-            if state.processes.get(&target).is_some_and(|k| !matches!(k.state, ProcessState::Exited(_))) {
-                state.processes.signal(&target, false, self.now_ms());
-            }
+            self.end_to_renew(&target).await;
+        }
+    }
+
+    async fn end_to_renew(&self, target: &Target) {
+        let mut state = self.state.lock().await;
+        if state.processes.get(target).is_some_and(|k| !matches!(k.state, ProcessState::Exited(_))) {
+            state.processes.signal(target, false, self.now_ms());
         }
     }
 

@@ -21,10 +21,11 @@ use nix::unistd::{ForkResult, Pid, execv, fork, setsid};
 pub enum Place {
     /// Those of this machine.
     Machine,
-    /// New ones (mount, PID, UTS, IPC, cgroup), with the network namespace at this path. The hostname is set.
+    /// New ones (mount, PID, UTS, IPC, cgroup), with the network namespace at this path or that of this machine. The
+    /// hostname is set.
     New {
-        /// Path of the network namespace.
-        network: PathBuf,
+        /// Path of the network namespace; none for this machine's.
+        network: Option<PathBuf>,
         /// The node's hostname.
         hostname: String,
     },
@@ -71,10 +72,13 @@ fn enter(place: &Place) -> Result<(), LaunchError> {
     match place {
         Place::Machine => Ok(()),
         Place::New { network, hostname } => {
-            let file = File::open(network)
-                .map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
-                .map_err(failed(format!("open the network namespace {}", network.display())))?;
-            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(failed("enter the network namespace"))?;
+            if let Some(network) = network {
+                let file = File::open(network)
+                    .map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+                    .map_err(failed(format!("open the network namespace {}", network.display())))?;
+                setns(file.as_fd(), CloneFlags::CLONE_NEWNET)
+                    .map_err(failed("enter the network namespace"))?;
+            }
             unshare(
                 CloneFlags::CLONE_NEWNS
                     | CloneFlags::CLONE_NEWPID

@@ -83,6 +83,11 @@ impl Layout {
         format!("/kutter-{hash:08x}-{node}")
     }
 
+    /// The authority of a cluster on another machine, of which this one is a member.
+    pub fn member_ca(&self, cluster: &str) -> PathBuf {
+        self.cluster(cluster).join("ca.crt")
+    }
+
     /// The log of a process.
     pub fn log(&self, target: &Target) -> PathBuf {
         let name = match &target.role {

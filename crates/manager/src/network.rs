@@ -4,14 +4,20 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use fleet::AddressPlan;
-use net::localnode::{self, ClusterNetwork, LocalNodeError, NodePlace};
+use net::localnode::{self, ClusterNetwork, LocalNodeError, NodePlace, Tunnel};
+use netplan::Cidr;
 
 use crate::ManagerError;
 use crate::engine::chain;
 
-/// Makes the cluster's bridge with this machine's address on it, unless it is there.
-pub async fn ensure_cluster(cluster: &str, plan: &AddressPlan) -> Result<(), ManagerError> {
-    let network = cluster_network(cluster, plan);
+/// Makes the cluster's bridge with this machine's address on it, unless it is there, and leads tunnels of other
+/// machines to local nodes.
+pub async fn ensure_cluster(
+    cluster: &str,
+    plan: &AddressPlan,
+    tunnels: Vec<Tunnel>,
+) -> Result<(), ManagerError> {
+    let network = ClusterNetwork { tunnels, ..cluster_network(cluster, plan) };
     blocking(cluster, move || localnode::ensure_cluster(&network)).await
 }
 
@@ -39,6 +45,12 @@ pub async fn remove_node(cluster: &str, node: &str) -> Result<(), ManagerError> 
     blocking(node, move || localnode::destroy_node(&cluster, &name)).await
 }
 
+/// Removes what a node made in this machine's own network.
+pub async fn clear_host(balancers: Option<Cidr>) -> Result<(), ManagerError> {
+    let pools: Vec<Cidr> = balancers.into_iter().collect();
+    blocking("this machine's node", move || Ok(net::cleanup::node(&pools)?)).await
+}
+
 /// Removes what [`ensure_cluster`] made, and whatever is left of its nodes.
 pub async fn remove_cluster(cluster: &str) -> Result<(), ManagerError> {
     let name = cluster.to_owned();
@@ -46,7 +58,8 @@ pub async fn remove_cluster(cluster: &str) -> Result<(), ManagerError> {
 }
 
 fn cluster_network(cluster: &str, plan: &AddressPlan) -> ClusterNetwork {
-    ClusterNetwork { cluster: cluster.to_owned(), gateway: plan.gateway, length: plan.node_network.1 }
+    let (cluster, gateway) = (cluster.to_owned(), plan.gateway);
+    ClusterNetwork { cluster, gateway, length: plan.node_network.1, tunnels: Vec::new() }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -262,7 +262,8 @@ fn place_arguments(place: &Place) -> Vec<String> {
     match place {
         Place::Machine => Vec::new(),
         Place::New { network, hostname } => {
-            vec![format!("--network={}", network.display()), format!("--hostname={hostname}")]
+            let network = network.iter().map(|path| format!("--network={}", path.display()));
+            network.chain([format!("--hostname={hostname}")]).collect()
         }
         Place::Of(pid) => vec![format!("--join={pid}")],
     }

@@ -6,7 +6,7 @@ use netplan::Cidr;
 
 use crate::netlink::{Buffer, NetlinkError, Socket};
 use crate::nft::{NODE_TABLE, Nft};
-use crate::{overlay, pod, route};
+use crate::{localnode, overlay, pod, route};
 
 /// The address of the node's DNS server; it never leaves the node.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -24,7 +24,10 @@ pub fn node(pools: &[Cidr]) -> Result<(), NetlinkError> {
     }
     socket.run(b)?;
     let mut b = Buffer::new();
-    for r in route::routes(&socket)? {
+    // Routes to local nodes of this machine's clusters are not those of a node.
+    let bridges: Vec<u32> =
+        route::links(&socket)?.iter().filter(|l| localnode::is_bridge(&l.name)).map(|l| l.index).collect();
+    for r in route::routes(&socket)?.into_iter().filter(|r| !bridges.contains(&r.link)) {
         route::delete_route(&mut b, &r);
     }
     for (link, ip, length) in route::addresses(&socket)? {

@@ -7,7 +7,8 @@
 //! ```no_run
 //! # fn f() -> Result<(), net::localnode::LocalNodeError> {
 //! use net::localnode::{self, ClusterNetwork, NodePlace};
-//! let network = ClusterNetwork { cluster: "default".into(), gateway: [172, 31, 0, 1].into(), length: 24 };
+//! let gateway = [172, 31, 0, 1].into();
+//! let network = ClusterNetwork { cluster: "default".into(), gateway, length: 24, tunnels: Vec::new() };
 //! localnode::ensure_cluster(&network)?;
 //! let node = NodePlace { node: "node-1".into(), address: [172, 31, 0, 2].into() };
 //! let netns = localnode::ensure_node(&network, &node)?; // give this path to the process that becomes the node
@@ -20,13 +21,15 @@
 //! blocking task of a process that lives in the machine's namespace.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use netplan::Cidr;
-use netplan::ruleset::{Chain, Field, Hook, Part, Rule, Stmt};
+use netplan::ruleset::{
+    Chain, Data, DataKind, Element, Field, Hook, KeyBuilder, Part, Proto, Rule, Set, Stmt, Type,
+};
 use netplan::table::Table;
+use netplan::{Cidr, Family};
 
 use crate::netlink::{Buffer, NetlinkError, Socket};
 use crate::netns::{self, NetnsError};
@@ -43,6 +46,17 @@ pub struct ClusterNetwork {
     pub gateway: Ipv4Addr,
     /// The network's prefix length.
     pub length: u8,
+    /// Where other machines reach the tunnels of local nodes.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// An address and UDP port of this machine that leads to a local node's tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Address and port of this machine.
+    pub outside: SocketAddrV4,
+    /// The local node.
+    pub node: Ipv4Addr,
 }
 
 /// A node of the network.
@@ -77,6 +91,11 @@ fn hash(text: &str) -> u64 {
 /// The cluster's bridge.
 pub fn bridge_name(cluster: &str) -> String {
     format!("kb{:012x}", hash(cluster) >> 16)
+}
+
+/// Whether a link of this machine is some cluster's bridge.
+pub fn is_bridge(name: &str) -> bool {
+    name.len() == 14 && name.strip_prefix("kb").is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The machine's end of a node's link.
@@ -138,8 +157,30 @@ fn host_part(network: &ClusterNetwork) -> Part {
         Stmt::InCidr { field: Field::Daddr(range.family()), cidr: range, negate: true },
         Stmt::Masquerade,
     ]);
-    let chain = Chain { name: "post-nat".into(), hook: Some(Hook::PostNat), rules: vec![rule] };
-    Part { chains: vec![chain], ..Part::default() }
+    let mut chains = vec![Chain { name: "post-nat".into(), hook: Some(Hook::PostNat), rules: vec![rule] }];
+    if network.tunnels.is_empty() {
+        return Part { chains, ..Part::default() };
+    }
+    let (name, family) = ("tunnels", Family::V4);
+    let (ip, key) = (Type::Ip(family), vec![Field::Daddr(family), Field::Dport]);
+    let udp = vec![Stmt::IsFamily(family), Stmt::IsProto(Proto::Udp)];
+    let lead = Rule(udp.into_iter().chain([Stmt::DnatMap { family, key, set: name.into() }]).collect());
+    chains.push(Chain { name: "pre-nat".into(), hook: Some(Hook::PreNat), rules: vec![lead] });
+    let set = Set {
+        name: name.into(),
+        key: vec![ip, Type::Port],
+        data: DataKind::Value(vec![ip, Type::Port]),
+        interval: false,
+        dynamic: false,
+    };
+    let register = |address: Ipv4Addr, port| KeyBuilder::new().ip(IpAddr::V4(address)).port(port).done();
+    let element = |t: &Tunnel| Element {
+        set: name.into(),
+        key: register(*t.outside.ip(), t.outside.port()),
+        end: None,
+        data: Data::Value(register(t.node, crate::overlay::PORT)),
+    };
+    Part { sets: vec![set], chains, elements: network.tunnels.iter().map(element).collect() }
 }
 
 /// Makes a node's namespace with its link to the bridge, its address as `eth0` and a default route. Gives the

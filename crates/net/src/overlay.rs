@@ -4,7 +4,7 @@
 //! so that what the Node objects say is all a node needs to know.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netplan::Cidr;
 
@@ -45,6 +45,17 @@ pub struct Peer {
     pub node_ip: IpAddr,
     /// Its pods' ranges.
     pub pod_cidrs: Vec<Cidr>,
+    /// How it is reached when its address is known to its machine only.
+    pub outside: Option<Outside>,
+}
+
+/// A node that is hidden behind its machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outside {
+    /// The machine's address and the UDP port that leads to the node's tunnel.
+    pub endpoint: SocketAddr,
+    /// The machine's address on the network of its nodes.
+    pub gateway: Option<IpAddr>,
 }
 
 /// The device's name.
@@ -123,30 +134,44 @@ fn apply_vxlan(host: &Socket, overlay: &Overlay, peers: &[Peer]) -> Result<(), N
     let mut routes = BTreeSet::new();
     let mut neighbours = BTreeSet::new();
     let mut forwarding = BTreeSet::new();
+    let own = route::addresses(host)?;
+    let near = |ip: IpAddr| own.iter().any(|(_, a, length)| Cidr::new(*a, *length).contains(ip));
+    let mut behind_it = BTreeSet::new();
     for p in peers {
         let mac = vtep_mac(p.node_ip);
-        forwarding.insert((p.node_ip, mac));
+        let direct = SocketAddr::new(p.node_ip, overlay.port);
+        forwarding.insert((p.outside.as_ref().map_or(direct, |o| o.endpoint), mac));
+        if let (Some(outside), Some(range)) = (&p.outside, p.pod_cidrs.first()) {
+            // The node and its machine answer from addresses that lead nowhere here but through the tunnel.
+            let hidden = std::iter::once(p.node_ip).chain(outside.gateway).filter(|ip| !near(*ip));
+            for ip in hidden.filter(|ip| ip.is_ipv4() == range.first().is_ipv4()) {
+                if behind_it.insert(ip) {
+                    routes.insert(Route { to: Cidr::host(ip), via: Some(range.first()), link: index });
+                }
+            }
+        }
         for c in &p.pod_cidrs {
             neighbours.insert((c.first(), mac));
             routes.insert(Route { to: *c, via: Some(c.first()), link: index });
         }
     }
     let have: BTreeSet<Route> = route::routes(host)?.into_iter().filter(|r| r.link == index).collect();
-    let known: BTreeSet<(IpAddr, Mac)> = route::neighbours(host, index, false)?.into_iter().collect();
-    let behind: BTreeSet<(IpAddr, Mac)> = route::neighbours(host, index, true)?.into_iter().collect();
+    let known: BTreeSet<(IpAddr, Mac)> = route::neighbours(host, index)?.into_iter().collect();
+    let behind: BTreeSet<(SocketAddr, Mac)> =
+        route::forwarding(host, index, overlay.port)?.into_iter().collect();
     let mut gone = Buffer::new();
     have.difference(&routes).for_each(|r| route::delete_route(&mut gone, r));
     known.difference(&neighbours).for_each(|(ip, mac)| route::delete_neighbour(&mut gone, index, *ip, *mac));
     behind
         .difference(&forwarding)
-        .for_each(|(ip, mac)| route::delete_forwarding(&mut gone, index, *mac, *ip));
+        .for_each(|(end, mac)| route::delete_forwarding(&mut gone, index, *mac, *end));
     host.run(gone)?;
     let mut b = Buffer::new();
     for c in &overlay.pod_cidrs {
         // What the node itself sends to other nodes' pods comes from here.
         route::add_address(&mut b, index, c.first(), Cidr::host(c.first()).length());
     }
-    forwarding.difference(&behind).for_each(|(ip, mac)| route::put_forwarding(&mut b, index, *mac, *ip));
+    forwarding.difference(&behind).for_each(|(end, mac)| route::put_forwarding(&mut b, index, *mac, *end));
     neighbours.difference(&known).for_each(|(ip, mac)| route::put_neighbour(&mut b, index, *ip, *mac));
     routes.difference(&have).for_each(|r| route::put_route(&mut b, r));
     host.call(b)

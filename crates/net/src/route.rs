@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours: each function writes one request of rtnetlink.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netplan::Cidr;
 
@@ -126,6 +126,9 @@ pub fn vxlan(b: &mut Buffer, v: &Vxlan<'_>) {
     b.u32(1, v.vni);
     address(b, if v.local.is_ipv4() { 4 } else { 17 }, v.local);
     b.bytes(7, &[0]);
+    // No checksum around packets that have one inside: address translation on the way to a node that is hidden behind
+    // its machine gets it wrong when the inner one is still to be filled in by the device.
+    b.bytes(18, &[0]);
     b.bytes(15, &v.port.to_be_bytes());
     b.end(data);
     b.end(info);
@@ -247,14 +250,16 @@ pub fn delete_neighbour(b: &mut Buffer, link: u32, ip: IpAddr, mac: Mac) {
     neighbour_message(b, DELNEIGH, family(ip), link, ip, mac);
 }
 
-/// Says behind which node a hardware address of the overlay is.
-pub fn put_forwarding(b: &mut Buffer, link: u32, mac: Mac, node: IpAddr) {
-    neighbour_message(b, NEWNEIGH, libc::AF_BRIDGE as u8, link, node, mac);
+/// Says behind which node, and which UDP port of it, a hardware address of the overlay is.
+pub fn put_forwarding(b: &mut Buffer, link: u32, mac: Mac, end: SocketAddr) {
+    neighbour_message(b, NEWNEIGH, libc::AF_BRIDGE as u8, link, end.ip(), mac);
+    b.bytes(6, &end.port().to_be_bytes());
 }
 
 /// Forgets it.
-pub fn delete_forwarding(b: &mut Buffer, link: u32, mac: Mac, node: IpAddr) {
-    neighbour_message(b, DELNEIGH, libc::AF_BRIDGE as u8, link, node, mac);
+pub fn delete_forwarding(b: &mut Buffer, link: u32, mac: Mac, end: SocketAddr) {
+    neighbour_message(b, DELNEIGH, libc::AF_BRIDGE as u8, link, end.ip(), mac);
+    b.bytes(6, &end.port().to_be_bytes());
 }
 
 /// Limits what leaves a link to `bytes_per_s`, with a token bucket.
@@ -368,10 +373,25 @@ pub fn routes(socket: &Socket) -> Result<Vec<Route>, NetlinkError> {
     Ok(out)
 }
 
-/// Permanent neighbours of a link (or of the overlay's forwarding table): address and hardware address.
-pub fn neighbours(socket: &Socket, link: u32, forwarding: bool) -> Result<Vec<(IpAddr, Mac)>, NetlinkError> {
+/// Permanent neighbours of a link: address and hardware address.
+pub fn neighbours(socket: &Socket, link: u32) -> Result<Vec<(IpAddr, Mac)>, NetlinkError> {
+    let all = neighbour_entries(socket, link, 0)?;
+    Ok(all.into_iter().map(|(ip, _, mac)| (ip, mac)).collect())
+}
+
+/// The forwarding table of the overlay's link; an entry without a port of its own has `port`.
+pub fn forwarding(socket: &Socket, link: u32, port: u16) -> Result<Vec<(SocketAddr, Mac)>, NetlinkError> {
+    let all = neighbour_entries(socket, link, libc::AF_BRIDGE as u8)?;
+    Ok(all.into_iter().map(|(ip, own, mac)| (SocketAddr::new(ip, own.unwrap_or(port)), mac)).collect())
+}
+
+fn neighbour_entries(
+    socket: &Socket,
+    link: u32,
+    family: u8,
+) -> Result<Vec<(IpAddr, Option<u16>, Mac)>, NetlinkError> {
     let mut b = Buffer::new();
-    let mut h = vec![if forwarding { libc::AF_BRIDGE as u8 } else { 0 }, 0, 0, 0];
+    let mut h = vec![family, 0, 0, 0];
     h.extend([0; 8]);
     b.message(GETNEIGH, 0, &h, "list neighbours");
     let mut out = Vec::new();
@@ -382,15 +402,16 @@ pub fn neighbours(socket: &Socket, link: u32, forwarding: bool) -> Result<Vec<(I
         if index != link || state & 0x80 == 0 {
             return;
         }
-        let (mut ip, mut mac) = (None, None);
+        let (mut ip, mut mac, mut port) = (None, None, None);
         for (kind, value) in attributes(rest) {
             match kind {
                 1 => ip = read_address(value),
                 2 => mac = value.try_into().ok(),
+                6 => port = value.try_into().map(u16::from_be_bytes).ok(),
                 _ => {}
             }
         }
-        out.extend(ip.zip(mac));
+        out.extend(ip.zip(mac).map(|(ip, mac)| (ip, port, mac)));
     })?;
     Ok(out)
 }

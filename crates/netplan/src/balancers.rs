@@ -98,6 +98,12 @@ pub fn is_ready(node: &Node) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// Whether a node may answer for load balancer addresses.
+pub fn takes_traffic(node: &Node) -> bool {
+    let excluded = "node.kubernetes.io/exclude-from-external-load-balancers";
+    node.metadata.labels.as_ref().is_none_or(|l| !l.contains_key(excluded))
+}
+
 /// The addresses of the pool for which `own` answers. Among the ready nodes (with the policy `Local`: those with a
 /// ready endpoint) the one with the highest hash of node and address does, so that addresses spread and few move.
 pub fn announced(
@@ -107,10 +113,9 @@ pub fn announced(
     pool: &Cidr,
     own: &str,
 ) -> BTreeSet<IpAddr> {
-    let excluded = "node.kubernetes.io/exclude-from-external-load-balancers";
     let ready: Vec<&str> = nodes
         .iter()
-        .filter(|n| is_ready(n) && n.metadata.labels.as_ref().is_none_or(|l| !l.contains_key(excluded)))
+        .filter(|n| is_ready(n) && takes_traffic(n))
         .filter_map(|n| n.metadata.name.as_deref())
         .collect();
     let mut out = BTreeSet::new();

@@ -31,6 +31,8 @@ pub struct Options {
     pub cluster_domain: String,
     /// Directory of static pod manifests.
     pub static_pods: Option<PathBuf>,
+    /// Annotations to register with; those without a value are taken away.
+    pub annotations: BTreeMap<String, Option<String>>,
     /// How much of the machine the node is.
     pub size: Size,
     /// Most pods at once.
@@ -63,6 +65,7 @@ impl Options {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             static_pods: None,
+            annotations: BTreeMap::new(),
             size: Size::default(),
             max_pods: 110,
             pulls_at_once: 1,

@@ -5,6 +5,8 @@ pub mod fabric;
 mod follow;
 mod guard;
 
+pub use follow::{TUNNEL, TUNNEL_GATEWAY};
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;

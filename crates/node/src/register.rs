@@ -80,14 +80,16 @@ async fn register(k: &Kubelet) -> Result<(), Error> {
     ] {
         labels.insert(key.into(), value.into());
     }
-    let annotations =
-        BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".into(), "true".into())]);
+    let mut annotations = o.annotations.clone();
+    annotations.insert("volumes.kubernetes.io/controller-managed-attach-detach".into(), Some("true".into()));
     let status = status(k, None).await;
     let node = Node {
         metadata: ObjectMeta {
             name: Some(o.name.clone()),
             labels: Some(labels.clone()),
-            annotations: Some(annotations),
+            annotations: Some(
+                annotations.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?))).collect(),
+            ),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -102,7 +104,8 @@ async fn register(k: &Kubelet) -> Result<(), Error> {
     let made = match k.client.create(&node).await {
         Ok(made) => made,
         Err(e) if e.is_already_exists() => {
-            let patch = Patch::Strategic(json!({ "metadata": { "labels": labels } }));
+            let patch =
+                Patch::Strategic(json!({ "metadata": { "labels": labels, "annotations": annotations } }));
             k.client.patch::<Node>("", &o.name, &patch, &WriteOptions::default()).await?
         }
         Err(e) => return Err(e),

@@ -300,6 +300,28 @@ pub fn check_chain(pem: &[u8]) -> Result<(), PkiError> {
     }
 }
 
+/// A new key and a PKCS#10 request (PEM) for a certificate of this subject: request, key.
+pub fn request(subject: &Subject) -> Result<(String, String), PkiError> {
+    let failed = |source| PkiError::Make { subject: subject.name.clone(), source };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+    let mut params = CertificateParams::new(subject.dns.clone()).map_err(failed)?;
+    params.subject_alt_names.extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.distinguished_name = distinguished(&subject.name, &subject.groups);
+    let request = params.serialize_request(&key).and_then(|r| r.pem()).map_err(failed)?;
+    Ok((request, key.serialize_pem()))
+}
+
+/// The SHA-256 of the public key (SubjectPublicKeyInfo) of a certificate (PEM), in hexadecimal: what joining machines
+/// are told of an authority, so that they know it when they see it.
+pub fn key_hash(certificate_pem: &str) -> Result<String, PkiError> {
+    use x509_parser::prelude::*;
+    let (_, pem) =
+        parse_x509_pem(certificate_pem.as_bytes()).map_err(|cause| PkiError::Parse(cause.to_string()))?;
+    let leaf = pem.parse_x509().map_err(|cause| PkiError::Parse(cause.to_string()))?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf.public_key().raw);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// When a certificate (PEM) ends.
 pub fn expiry(certificate_pem: &[u8]) -> Result<OffsetDateTime, PkiError> {
     use x509_parser::prelude::*;

@@ -35,6 +35,13 @@ pub async fn run(globals: &Globals, args: Demo) -> Result<(), CliError> {
             let view = manager.cluster(&cluster).await?;
             deploy(globals, &view, Duration::from_secs(timeout)).await
         }
+        Demo::Image { cluster } => {
+            let stores = image::stores(globals, &cluster)?;
+            let nodes: Vec<String> = stores.iter().map(|s| s.node.clone()).collect();
+            image::off(move || program::install(&stores)).await?;
+            println!("{} has the demo's image", nodes.join(", "));
+            Ok(())
+        }
         Demo::Tour { cluster, timeout, yes } => {
             let view = manager.cluster(&cluster).await?;
             tour::run(globals, &manager, &view, Duration::from_secs(timeout), !yes).await

@@ -1,11 +1,11 @@
 //! Nodes, and what becomes of their pods.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::{Cache, ObjectKey};
 use controllers::nodelifecycle::{self, Health, readiness};
-use controllers::{Plan, pod, podgc, tainteviction};
+use controllers::{Plan, nodeipam, pod, podgc, tainteviction};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -105,6 +105,33 @@ fn health(nodes: &Cache<Node>, node: &Node) -> Health {
         }
     }
     health
+}
+
+pub(super) fn addresses(wiring: &mut Wiring) -> Planner {
+    let ranges: Vec<nodeipam::Range> =
+        wiring.settings().pod_ranges.iter().filter_map(|text| nodeipam::Range::parse(text)).collect();
+    let nodes = wiring.own::<Node>();
+    // Parts that were given and that the cache may not show yet.
+    let given: Mutex<BTreeMap<String, Vec<String>>> = Mutex::default();
+    Planner::local(move |pass: &Pass<'_>| {
+        let mut given = given.lock();
+        let Some(node) = nodes.get_key(pass.key) else {
+            given.remove(&*pass.key.name);
+            return Plan::idle("the node is gone");
+        };
+        let others = nodes.list("").into_iter().filter(|n| n.metadata.name != node.metadata.name);
+        let mut used: BTreeSet<String> = others.flat_map(|n| nodeipam::ranges(&n)).collect();
+        used.extend(given.iter().filter(|(name, _)| **name != *pass.key.name).flat_map(|(_, r)| r.clone()));
+        let plan = nodeipam::plan(&node, &ranges, &used);
+        match nodeipam::ranges(&node) {
+            own if own.is_empty() => {
+                let parts: Option<Vec<String>> = ranges.iter().map(|r| r.free(&used)).collect();
+                given.insert(pass.key.name.to_string(), parts.unwrap_or_default());
+            }
+            _ => drop(given.remove(&*pass.key.name)),
+        }
+        plan
+    })
 }
 
 pub(super) fn taint_eviction(wiring: &mut Wiring) -> Planner {

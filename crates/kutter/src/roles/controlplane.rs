@@ -11,6 +11,7 @@ use client::Client;
 
 use super::RoleError;
 use super::local::LocalTransport;
+use super::open::Joining;
 
 /// Run the control plane of a cluster.
 #[derive(clap::Args)]
@@ -18,7 +19,7 @@ pub struct Args {
     /// Where it keeps its state.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where the API server listens; the last address is the one that nodes and pods use.
+    /// Where the API server listens; the last address is the one that nodes and pods use, unless --external is given.
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     listen: Vec<SocketAddr>,
     /// Range of Service addresses.
@@ -30,6 +31,9 @@ pub struct Args {
     /// Range of addresses for Services of type LoadBalancer.
     #[arg(long, value_name = "CIDR")]
     load_balancer_cidr: Option<String>,
+    /// Where it listens for other machines, which then may join with a token; nodes and pods use it, too.
+    #[arg(long, value_name = "ADDR:PORT")]
+    external: Option<SocketAddr>,
     /// The cluster's name in the kubeconfig.
     #[arg(long, value_name = "NAME", default_value = "kutter")]
     cluster_name: String,
@@ -47,11 +51,15 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     let pki = args.data_dir.join("pki");
     let ca = pki.join("ca.crt");
     let dns = args.service_cidr.first().and_then(|range| super::addons::dns_address(&range.to_string()));
+    let also_listen: Vec<SocketAddr> = rest.iter().copied().chain(args.external).collect();
+    let service_cidr = args.service_cidr.first().map(ToString::to_string);
     let config = Config {
-        also_listen: rest.to_vec(),
-        advertise: rest.last().copied(),
+        advertise: also_listen.last().copied(),
+        // Local nodes keep the address they know when the advertised one is another.
+        names: rest.iter().map(|address| address.ip().to_string()).collect(),
+        also_listen,
         service_cidrs: args.service_cidr,
-        cluster_name: args.cluster_name,
+        cluster_name: args.cluster_name.clone(),
         ..Config::new(args.data_dir, *first)
     };
     let running = ApiServer::start(config).await?;
@@ -61,7 +69,8 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     let root_ca = std::fs::read_to_string(&ca)?;
     let authority = serve::pki::Authority::load_or_generate(&pki, "ca", "kubernetes-ca")?;
     let settings = drive::Settings {
-        root_ca: Some(root_ca),
+        root_ca: Some(root_ca.clone()),
+        pod_ranges: vec![args.pod_cidr.clone()],
         authority: Some(Arc::new(super::authority::Signer(authority))),
         ..drive::Settings::default()
     };
@@ -73,6 +82,20 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         super::addons::ensure(&client("system:kutter-addons"), dns).await?;
     }
     super::notify_ready();
+    let addons = client("system:kutter-addons");
+    told(super::open::renewal(&addons).await);
+    if let Some(server) = args.external {
+        let joining = Joining {
+            server,
+            cluster: args.cluster_name,
+            authority: root_ca,
+            cluster_dns: dns.into_iter().collect(),
+            pod_cidr: args.pod_cidr,
+            service_cidr: service_cidr.unwrap_or_default(),
+            load_balancer_cidr: args.load_balancer_cidr,
+        };
+        told(super::open::open(&addons, &joining).await);
+    }
     // The scheduler looks at what the controllers look at: one copy of it is enough.
     let mut shell = drive::controllers::start(client("system:kube-controller-manager"), &controllers);
     let (caches, scheduler) = (Arc::clone(shell.caches()), client("system:kube-scheduler"));
@@ -84,4 +107,11 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     }
     running.shutdown().await;
     Ok(())
+}
+
+/// Without these objects machines cannot join or renew; all else works.
+fn told(done: Result<(), client::Error>) {
+    if let Err(error) = done {
+        tracing::error!(error = error.chain(), "what joining machines need could not be made");
+    }
 }

@@ -9,14 +9,14 @@ use super::RoleError;
 /// Where to start what.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Make new namespaces around this network namespace
+    /// The network namespace of the new namespaces; this machine's if absent
     #[arg(long, requires = "hostname", value_name = "PATH")]
     network: Option<PathBuf>,
-    /// Hostname in the new namespaces
+    /// Make new namespaces with this hostname
     #[arg(long)]
     hostname: Option<String>,
     /// Enter the namespaces of this process
-    #[arg(long, conflicts_with = "network", value_name = "PID")]
+    #[arg(long, conflicts_with_all = ["network", "hostname"], value_name = "PID")]
     join: Option<i32>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
@@ -25,8 +25,8 @@ pub struct Args {
 
 /// Prints the pid of the started process.
 pub fn run(args: Args) -> Result<(), RoleError> {
-    let place = match (args.network, args.join) {
-        (Some(network), _) => Place::New { network, hostname: args.hostname.unwrap_or_default() },
+    let place = match (args.hostname, args.join) {
+        (Some(hostname), _) => Place::New { network: args.network, hostname },
         (None, Some(pid)) => Place::Of(pid),
         (None, None) => Place::Machine,
     };

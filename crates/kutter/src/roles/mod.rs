@@ -10,6 +10,7 @@ pub mod launch;
 mod local;
 pub mod manager;
 pub mod node;
+mod open;
 pub mod scheduler;
 pub mod supervisor;
 

@@ -85,6 +85,12 @@ pub struct Args {
     /// Range of addresses for Services of type LoadBalancer; none leaves them to somebody else.
     #[arg(long, value_name = "CIDR")]
     load_balancer_cidr: Option<netplan::Cidr>,
+    /// Where this node's machine leads other machines to its tunnel, when its own address is not known to them.
+    #[arg(long, value_name = "ADDR:PORT")]
+    tunnel: Option<std::net::SocketAddr>,
+    /// The machine's address on the network of its nodes, with --tunnel.
+    #[arg(long, value_name = "ADDR")]
+    tunnel_gateway: Option<IpAddr>,
     /// Where the ingress answers for HTTP and for HTTPS, as two addresses; none runs no ingress.
     #[arg(long, value_name = "ADDR:PORT", num_args = 2)]
     ingress: Vec<std::net::SocketAddr>,
@@ -149,6 +155,11 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.pod_cidr.clone_from(&args.pod_cidr);
     options.taints.clone_from(&args.taint);
     options.max_pods = args.max_pods;
+    let tunnel = [
+        (node::network::TUNNEL, args.tunnel.map(|t| t.to_string())),
+        (node::network::TUNNEL_GATEWAY, args.tunnel_gateway.map(|t| t.to_string())),
+    ];
+    options.annotations.extend(tunnel.map(|(key, value)| (key.to_owned(), value)));
     options.size = Size { cpus: args.cpus, memory: args.memory_mib.map(|m| m << 20) };
     for label in &args.label {
         let (key, value) =
@@ -171,6 +182,7 @@ async fn network(args: &Args, o: &Options, client: Client) -> Result<Arc<dyn Pod
             options.cluster_cidrs.clone_from(&args.cluster_cidr);
             options.service_cidrs.clone_from(&args.service_cidr);
             options.load_balancers = args.load_balancer_cidr;
+            options.tunnel = args.tunnel;
             if let [http, https] = args.ingress[..] {
                 options.ingress = Some((http, https));
             }

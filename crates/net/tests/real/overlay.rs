@@ -18,7 +18,7 @@ fn connect(node: &Node, own: (&str, &str), peers: &[(&str, &str)], mode: Mode) {
     };
     let peers: Vec<Peer> = peers
         .iter()
-        .map(|p| Peer { node_ip: p.0.parse().unwrap(), pod_cidrs: vec![p.1.parse().unwrap()] })
+        .map(|p| Peer { node_ip: p.0.parse().unwrap(), pod_cidrs: vec![p.1.parse().unwrap()], outside: None })
         .collect();
     node.ns.run(|| overlay::apply(&node.kernel.route, &overlay, &peers)).unwrap();
 }
@@ -54,7 +54,12 @@ fn local_nodes_come_and_go_without_a_trace() {
     let mut lab = Lab::new();
     let machine = lab.namespace("machine");
     let cluster = format!("t{}", std::process::id());
-    let network = ClusterNetwork { cluster: cluster.clone(), gateway: [172, 31, 7, 1].into(), length: 24 };
+    let network = ClusterNetwork {
+        cluster: cluster.clone(),
+        gateway: [172, 31, 7, 1].into(),
+        length: 24,
+        tunnels: Vec::new(),
+    };
     let places: Vec<NodePlace> =
         (0..2_u8).map(|i| NodePlace { node: format!("n{i}"), address: [172, 31, 7, 2 + i].into() }).collect();
     let paths = machine.run(|| {

@@ -14,7 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use net::ingress::State;
 use netplan::Cidr;
-use netplan::balancers::{announced, assign, is_ready};
+use netplan::balancers::{announced, assign, is_ready, takes_traffic};
 use netplan::routes::{Lookup, RouteTable, is_ours};
 use serde_json::json;
 use tokio::sync::Notify;
@@ -32,7 +32,10 @@ const SECRET_TIMEOUT: Duration = Duration::from_secs(5);
 impl Fabric {
     fn leads(&self) -> bool {
         let nodes = self.nodes.list("");
-        let first = nodes.iter().filter(|n| is_ready(n)).filter_map(|n| n.metadata.name.as_deref()).min();
+        let ready = || nodes.iter().filter(|n| is_ready(n));
+        // A node that takes no traffic from outside may not even run an ingress.
+        let able = ready().filter(|n| takes_traffic(n)).filter_map(|n| n.metadata.name.as_deref()).min();
+        let first = able.or_else(|| ready().filter_map(|n| n.metadata.name.as_deref()).min());
         first == Some(self.options.node.as_str())
     }
 

@@ -56,6 +56,8 @@ pub struct NetworkOptions {
     pub mtu: u32,
     /// Addresses for Services of type LoadBalancer; none leaves them to somebody else.
     pub load_balancers: Option<Cidr>,
+    /// Where this node's machine leads other machines to its tunnel, if it is hidden behind it.
+    pub tunnel: Option<SocketAddr>,
     /// Where the ingress proxy listens for HTTP and for HTTPS; none runs no proxy.
     pub ingress: Option<(SocketAddr, SocketAddr)>,
 }
@@ -76,6 +78,7 @@ impl NetworkOptions {
             service_cidrs: Vec::new(),
             mtu: 1450,
             load_balancers: None,
+            tunnel: None,
             ingress: None,
         }
     }
@@ -244,7 +247,9 @@ impl Fabric {
         let mut native = self.options.cluster_cidrs.clone();
         native.extend(&ranges);
         native.extend(
-            follow::peers(&self.nodes.list(""), &self.options.node).iter().flat_map(|p| &p.pod_cidrs),
+            follow::peers(&self.nodes.list(""), &self.options.node, self.options.tunnel)
+                .iter()
+                .flat_map(|p| &p.pod_cidrs),
         );
         let facts = BaseFacts {
             pod_cidrs: ranges,

@@ -1,12 +1,12 @@
 //! What keeps the network current: changes of Services, their endpoints, and the nodes.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, Weak};
 
 use client::ObjectKey;
 use k8s_openapi::api::core::v1::Node;
-use net::overlay::{self, Overlay, Peer};
+use net::overlay::{self, Outside, Overlay, Peer};
 use netplan::services::{UdpFrontend, compile};
 use netplan::{Cidr, Family};
 
@@ -68,7 +68,7 @@ pub(super) async fn nodes(fabric: Weak<Fabric>) {
         let Some(f) = fabric.upgrade() else { return };
         let all = f.nodes.list("");
         let own = all.iter().find(|n| n.metadata.name.as_deref() == Some(&f.options.node));
-        let peers = peers(&all, &f.options.node);
+        let peers = peers(&all, &f.options.node, f.options.tunnel);
         let zone = own.and_then(|n| n.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned());
         let fresh = f.set_ranges(own.map(|n| pod_cidrs(n)).unwrap_or_default()).await;
         // Nodes write their status often; only what routes depend on counts.
@@ -93,8 +93,22 @@ fn pod_cidrs(node: &Node) -> Vec<Cidr> {
     many.chain(one).filter_map(|t| t.parse().ok()).collect()
 }
 
-/// The other nodes that have an address and pods.
-pub(super) fn peers(nodes: &[Arc<Node>], own: &str) -> Vec<Peer> {
+/// The annotation of a node that is hidden behind its machine: where the machine leads to its tunnel.
+pub const TUNNEL: &str = "kutter.dev/tunnel-endpoint";
+/// The machine's address on the network of its nodes.
+pub const TUNNEL_GATEWAY: &str = "kutter.dev/tunnel-gateway";
+
+/// How a node is reached from other machines than its own.
+fn outside(node: &Node, own: Option<SocketAddr>) -> Option<Outside> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    let endpoint: SocketAddr = annotations.get(TUNNEL)?.parse().ok()?;
+    let gateway = annotations.get(TUNNEL_GATEWAY).and_then(|t| t.parse().ok());
+    // Nodes of one machine reach each other without it.
+    (own.map(|o| o.ip()) != Some(endpoint.ip())).then_some(Outside { endpoint, gateway })
+}
+
+/// The other nodes that have an address and pods. `tunnel` is this node's own, if it is hidden.
+pub(super) fn peers(nodes: &[Arc<Node>], own: &str, tunnel: Option<SocketAddr>) -> Vec<Peer> {
     let mut out: Vec<Peer> = nodes
         .iter()
         .filter(|n| n.metadata.name.as_deref() != Some(own))
@@ -102,7 +116,8 @@ pub(super) fn peers(nodes: &[Arc<Node>], own: &str) -> Vec<Peer> {
             let addresses = n.status.as_ref()?.addresses.as_ref()?;
             let node_ip =
                 addresses.iter().find(|a| a.type_ == "InternalIP").and_then(|a| a.address.parse().ok())?;
-            Some(Peer { node_ip, pod_cidrs: pod_cidrs(n) }).filter(|p| !p.pod_cidrs.is_empty())
+            Some(Peer { node_ip, pod_cidrs: pod_cidrs(n), outside: outside(n, tunnel) })
+                .filter(|p| !p.pod_cidrs.is_empty())
         })
         .collect();
     out.sort();
