@@ -17,7 +17,7 @@ use crate::output::{self, table};
 use crate::{CliError, Doing, Globals, Output, kubeconfig};
 
 /// The group of tokens that let machines join.
-pub const GROUP: &str = "system:bootstrappers:kutter:nodes";
+pub const GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 
 /// `kutter node token …`.
 pub async fn run(globals: &Globals, command: Token) -> Result<(), CliError> {

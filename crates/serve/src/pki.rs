@@ -300,13 +300,17 @@ pub fn check_chain(pem: &[u8]) -> Result<(), PkiError> {
     }
 }
 
-/// A new key and a PKCS#10 request (PEM) for a certificate of this subject: request, key.
+/// A new key and a PKCS#10 request (PEM) for a certificate of this subject, which has one group at most: request, key.
 pub fn request(subject: &Subject) -> Result<(String, String), PkiError> {
     let failed = |source| PkiError::Make { subject: subject.name.clone(), source };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let mut params = CertificateParams::new(subject.dns.clone()).map_err(failed)?;
     params.subject_alt_names.extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-    params.distinguished_name = distinguished(&subject.name, &subject.groups);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, subject.name.as_str());
+    for group in &subject.groups {
+        params.distinguished_name.push(DnType::OrganizationName, group.as_str());
+    }
     let request = params.serialize_request(&key).and_then(|r| r.pem()).map_err(failed)?;
     Ok((request, key.serialize_pem()))
 }

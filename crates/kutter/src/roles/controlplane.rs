@@ -69,7 +69,7 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     let root_ca = std::fs::read_to_string(&ca)?;
     let authority = serve::pki::Authority::load_or_generate(&pki, "ca", "kubernetes-ca")?;
     let settings = drive::Settings {
-        root_ca: Some(root_ca.clone()),
+        root_ca: Some(root_ca),
         pod_ranges: vec![args.pod_cidr.clone()],
         authority: Some(Arc::new(super::authority::Signer(authority))),
         ..drive::Settings::default()
@@ -82,19 +82,18 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         super::addons::ensure(&client("system:kutter-addons"), dns).await?;
     }
     super::notify_ready();
-    let addons = client("system:kutter-addons");
-    told(super::open::renewal(&addons).await);
-    if let Some(server) = args.external {
+    if args.external.is_some() {
         let joining = Joining {
-            server,
             cluster: args.cluster_name,
-            authority: root_ca,
             cluster_dns: dns.into_iter().collect(),
             pod_cidr: args.pod_cidr,
             service_cidr: service_cidr.unwrap_or_default(),
             load_balancer_cidr: args.load_balancer_cidr,
         };
-        told(super::open::open(&addons, &joining).await);
+        // Without these objects machines cannot join; all else works.
+        if let Err(error) = super::open::open(&client("system:kutter-addons"), &joining).await {
+            tracing::error!(error = error.chain(), "what joining machines need could not be made");
+        }
     }
     // The scheduler looks at what the controllers look at: one copy of it is enough.
     let mut shell = drive::controllers::start(client("system:kube-controller-manager"), &controllers);
@@ -107,11 +106,4 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     }
     running.shutdown().await;
     Ok(())
-}
-
-/// Without these objects machines cannot join or renew; all else works.
-fn told(done: Result<(), client::Error>) {
-    if let Err(error) = done {
-        tracing::error!(error = error.chain(), "what joining machines need could not be made");
-    }
 }

@@ -1,10 +1,8 @@
-//! What a cluster needs for machines that join it: the roles of bootstrap tokens, the ConfigMap `cluster-info` with the
-//! cluster's address and authority, which anybody may read, and what a node must know, which only a token may read.
-//! Made when missing, brought up to date when different.
+//! What machines that join a cluster need besides what every cluster has: what a node must know, for who shows a token
+//! to read. Made when missing, brought up to date when different.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use base::bootstrap;
 use client::{ApiResource, Client, Error, Kind, WriteOptions};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -12,12 +10,8 @@ use serde_json::{Value, json};
 
 /// What joining nodes are told.
 pub struct Joining {
-    /// Where they reach the API server.
-    pub server: SocketAddr,
     /// The cluster's name.
     pub cluster: String,
-    /// The authority of the cluster, PEM.
-    pub authority: String,
     /// Addresses of the cluster's DNS.
     pub cluster_dns: Vec<IpAddr>,
     /// Range of all pods.
@@ -28,45 +22,25 @@ pub struct Joining {
     pub load_balancer_cidr: Option<String>,
 }
 
-/// Lets nodes renew their certificates by themselves; every cluster has it.
-pub async fn renewal(client: &Client) -> Result<(), Error> {
-    let role = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
-    let binding = cluster_binding("kutter:node-renewal", role, "system:nodes");
-    keep(client, &ClusterRoleBinding::resource(), binding).await
-}
-
-/// Opens the cluster to whoever has a token.
+/// Tells what nodes must know to whoever has a token.
 pub async fn open(client: &Client, joining: &Joining) -> Result<(), Error> {
-    let (binding, config) = (ClusterRoleBinding::resource(), ConfigMap::resource());
-    let group = cli::JOIN_GROUP;
-    let approve = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
-    keep(client, &binding, cluster_binding("kutter:node-bootstrap", "system:node-bootstrapper", group))
-        .await?;
-    keep(client, &binding, cluster_binding("kutter:node-approval", approve, group)).await?;
     // So that a machine does not take the name of another one.
     let names = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": "kutter:node-names"},
         "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
     });
-    keep(client, &ClusterRole::resource(), names).await?;
-    keep(client, &binding, cluster_binding("kutter:node-names", "kutter:node-names", group)).await?;
-    let anybody =
-        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"});
-    readable(client, "kube-public", bootstrap::CLUSTER_INFO, anybody).await?;
-    let tokens = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group});
-    readable(client, "kube-system", cli::JOIN_CONFIG, tokens).await?;
-    keep(client, &config, cluster_info(joining)).await?;
-    keep(client, &config, node_config(joining)).await
-}
-
-fn cluster_binding(name: &str, role: &str, group: &str) -> Value {
-    json!({
+    let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": cli::JOIN_GROUP});
+    let bound = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
-    })
+        "metadata": {"name": "kutter:node-names"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kutter:node-names"},
+        "subjects": [group],
+    });
+    keep(client, &ClusterRole::resource(), names).await?;
+    keep(client, &ClusterRoleBinding::resource(), bound).await?;
+    readable(client, "kube-system", cli::JOIN_CONFIG, group).await?;
+    keep(client, &ConfigMap::resource(), node_config(joining)).await
 }
 
 /// Lets the subject read one ConfigMap.
@@ -84,23 +58,6 @@ async fn readable(client: &Client, namespace: &str, config: &str, subject: Value
     });
     keep(client, &Role::resource(), role).await?;
     keep(client, &RoleBinding::resource(), binding).await
-}
-
-fn cluster_info(joining: &Joining) -> Value {
-    use base64::Engine as _;
-    let authority = base64::engine::general_purpose::STANDARD.encode(&joining.authority);
-    // Nobody's kubeconfig: where the cluster is and who vouches for it. JSON is YAML, too.
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config",
-        "clusters": [{"name": "", "cluster": {
-            "certificate-authority-data": authority, "server": format!("https://{}", joining.server),
-        }}],
-    });
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": bootstrap::CLUSTER_INFO, "namespace": "kube-public"},
-        "data": {"kubeconfig": kubeconfig.to_string()},
-    })
 }
 
 fn node_config(joining: &Joining) -> Value {
