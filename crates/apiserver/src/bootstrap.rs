@@ -49,6 +49,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
     service_cidr(server).await?;
     server.rbac.refresh(&*server.store);
     kubernetes(server).await?;
+    crate::services::claims::repair(server).await;
     server.bootstrapped.store(true, Ordering::Release);
     Ok(())
 }

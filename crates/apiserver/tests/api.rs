@@ -1,6 +1,7 @@
 //! The protocol as clients see it: requests to a real server over TLS, and what must come back.
 
 mod access;
+mod addresses;
 mod harness;
 
 use harness::{start, with_server};

@@ -31,6 +31,7 @@ pub mod replicaset;
 pub mod revision;
 pub mod select;
 pub mod serviceaccount;
+pub mod servicecidr;
 pub mod statefulset;
 pub mod tainteviction;
 pub mod ttlafterfinished;

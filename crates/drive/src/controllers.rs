@@ -16,6 +16,7 @@ mod disruption;
 mod lifecycle;
 mod network;
 mod nodes;
+mod servicecidr;
 mod sets;
 mod storage;
 mod workloads;
@@ -46,6 +47,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoint-controller", wire: network::endpoints },
     Controller { name: "endpoint-slice-controller", wire: network::endpointslice },
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
+    Controller { name: "service-cidr-controller", wire: servicecidr::protect },
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
     Controller { name: "bootstrap-signer-controller", wire: bootstrap::signer },

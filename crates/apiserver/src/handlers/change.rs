@@ -86,10 +86,11 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
         let server = call.server.clone();
         let mut reserved = services::allocate(&server, &call.resource, Some(&old), &mut new)?;
         let write = write(call, &current, &new);
-        match call.server.store.write(write).await {
+        let gone = write.value.is_none();
+        match services::claims::write(&call.server, write, &reserved, &new).await {
             Ok(object) => {
                 reserved.keep();
-                call.server.after_write(&call.resource, Some(&old), Some(&new));
+                call.server.after_write(&call.resource, Some(&old), (!gone).then_some(&new));
                 return Ok(Changed::Stored(object));
             }
             Err(StoreError::Conflict { current: Some(_), .. }) if !conditional => continue,

@@ -118,7 +118,7 @@ async fn admit_and_write(
     let write = Write { key, precondition: Precondition::Absent, value: Some(draft), last: None };
     let written = match prepare::expiry(&call.resource, object) {
         Some(at) => call.server.store.write_until(write, at).await,
-        None => call.server.store.write(write).await,
+        None => crate::services::claims::write(&call.server, write, &reserved, object).await,
     };
     match written {
         Ok(stored) => {

@@ -55,6 +55,17 @@ impl Cidr {
             _ => false,
         }
     }
+
+    /// Whether the address is one that can be given: not the first, and for IPv4 not the last.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let last = IpAddr::V4(match self.base {
+            IpAddr::V4(base) => {
+                Ipv4Addr::from(u32::from(base) | u32::MAX.checked_shr(u32::from(self.bits)).unwrap_or(0))
+            }
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        });
+        self.contains(address) && address != self.base && address != last
+    }
 }
 
 impl FromStr for Cidr {
@@ -99,6 +110,9 @@ mod tests {
         assert_eq!(cidr.address(1).to_string(), "10.96.0.1");
         assert!(cidr.contains("10.111.255.255".parse().expect("address")));
         assert!(!cidr.contains("10.112.0.0".parse().expect("address")));
+        assert!(cidr.holds("10.96.0.1".parse().expect("address")));
+        assert!(!cidr.holds("10.96.0.0".parse().expect("address")));
+        assert!(!cidr.holds("10.111.255.255".parse().expect("address")));
         let six: Cidr = "fd00::/108".parse().expect("range");
         assert_eq!((six.family(), six.size()), ("IPv6", 1 << 20));
         assert!("10.0.0.0/33".parse::<Cidr>().is_err());

@@ -1,6 +1,7 @@
 //! Cluster addresses and node ports: what is in use, and what a new Service gets.
 
 mod cidr;
+pub mod claims;
 mod ports;
 pub mod transition;
 
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rand::Rng;
 use serde_json::{Value, json};
 
@@ -24,6 +25,7 @@ use crate::status::{Cause, Status};
 #[derive(Default)]
 pub struct Allocation {
     cidrs: Vec<Cidr>,
+    ranges: RwLock<Vec<Cidr>>,
     ports: (u16, u16),
     used: Mutex<Used>,
 }
@@ -69,6 +71,7 @@ impl Allocation {
     pub fn new(settings: &Settings) -> Self {
         Self {
             cidrs: settings.service_cidrs.clone(),
+            ranges: RwLock::new(settings.service_cidrs.clone()),
             ports: settings.node_ports,
             used: Mutex::new(Used::default()),
         }
@@ -99,25 +102,47 @@ impl Allocation {
         }
     }
 
+    /// Gives addresses from the ranges of these ServiceCIDRs that are ready from now on, those of the default one
+    /// first.
+    pub fn set_ranges(&self, objects: &[Value]) {
+        let is_default = |object: &&Value| crate::object::name(object) == "kubernetes";
+        let usable = |object: &&Value| {
+            let conditions = at(object, "status.conditions").and_then(Value::as_array).into_iter().flatten();
+            let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+            !crate::object::is_deleting(object) && ready.is_none_or(|ready| ready["status"] == "True")
+        };
+        let texts = |object: &Value| {
+            let list = at(object, "spec.cidrs").and_then(Value::as_array).cloned().unwrap_or_default();
+            list.into_iter().filter_map(|cidr| cidr.as_str()?.parse::<Cidr>().ok()).collect::<Vec<_>>()
+        };
+        let mut ranges = match objects.iter().any(|object| is_default(&object)) {
+            true => Vec::new(),
+            false => self.cidrs.clone(),
+        };
+        ranges.extend(objects.iter().filter(is_default).filter(usable).flat_map(texts));
+        ranges.extend(objects.iter().filter(|object| !is_default(object)).filter(usable).flat_map(texts));
+        *self.ranges.write() = ranges;
+    }
+
     /// The first address of the primary range: that of the Service `kubernetes`.
     pub fn api_address(&self) -> Option<IpAddr> {
         self.cidrs.first().map(|cidr| cidr.address(1))
     }
+}
 
-    fn free_address(&self, used: &Used, cidr: &Cidr) -> Option<IpAddr> {
-        let size = cidr.size();
-        // Dynamic addresses come from the upper part, so that the lower one is left for chosen ones.
-        let low = (size / 16).clamp(16, 256).min(size.saturating_sub(1)).max(1);
-        let usable = size.checked_sub(low).filter(|usable| *usable > 0)?;
-        let start = rand::rng().random_range(0..usable);
-        let tries = usable.min(1 << 16);
-        let upper = (0..tries).map(|step| low + (start + step) % usable);
-        let lower = 1..low;
-        upper
-            .chain(lower)
-            .map(|offset| cidr.address(offset))
-            .find(|address| !used.addresses.contains_key(address))
-    }
+fn free_address(used: &Used, cidr: &Cidr) -> Option<IpAddr> {
+    let size = cidr.size();
+    // Dynamic addresses come from the upper part, so that the lower one is left for chosen ones.
+    let low = (size / 16).clamp(16, 256).min(size.saturating_sub(1)).max(1);
+    let usable = size.checked_sub(low).filter(|usable| *usable > 0)?;
+    let start = rand::rng().random_range(0..usable);
+    let tries = usable.min(1 << 16);
+    let upper = (0..tries).map(|step| low + (start + step) % usable);
+    let lower = 1..low;
+    upper
+        .chain(lower)
+        .map(|offset| cidr.address(offset))
+        .find(|address| !used.addresses.contains_key(address))
 }
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
@@ -240,6 +265,7 @@ fn give_addresses(
     object: &mut Value,
 ) -> (Vec<IpAddr>, Result<(), Cause>) {
     let mut given = Vec::new();
+    let ranges = allocation.ranges.read().clone();
     let list = at(object, "spec.clusterIPs").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut texts: Vec<String> = list.iter().filter_map(Value::as_str).map(str::to_string).collect();
     let one = at(object, "spec.clusterIP").and_then(Value::as_str).unwrap_or("").to_string();
@@ -253,7 +279,10 @@ fn give_addresses(
     }
     texts.truncate(families.len());
     for (position, family) in families.iter().enumerate() {
-        let Some(cidr) = allocation.cidrs.iter().find(|cidr| cidr.family() == *family) else { continue };
+        let of_family = |cidr: &&Cidr| cidr.family() == *family;
+        if !allocation.cidrs.iter().any(|cidr| of_family(&cidr)) {
+            continue;
+        }
         let address = match texts.get(position).filter(|text| !text.is_empty()) {
             Some(text) => {
                 let field = "spec.clusterIPs";
@@ -269,7 +298,7 @@ fn give_addresses(
                     );
                     return (given, Err(cause));
                 };
-                if !cidr.contains(address) {
+                if !ranges.iter().any(|cidr| cidr.holds(address)) {
                     return (given, Err(refuse("the provided network does not match the current range")));
                 }
                 match used.addresses.get(&address) {
@@ -280,7 +309,7 @@ fn give_addresses(
                     None => address,
                 }
             }
-            None => match allocation.free_address(used, cidr) {
+            None => match ranges.iter().filter(of_family).find_map(|cidr| free_address(used, cidr)) {
                 Some(address) => {
                     texts.resize(position.max(texts.len()), String::new());
                     texts.insert(position, address.to_string());
@@ -312,6 +341,11 @@ impl ApiServer {
                 self.allocation.learn(&service);
             }
         }
+        let ranges = self.store.snapshot("networking.k8s.io/servicecidrs");
+        let ranges = ranges.iter(&store::Range::default());
+        let ranges: Vec<Value> =
+            ranges.filter_map(|object| serde_json::from_slice(&object.json).ok()).collect();
+        self.allocation.set_ranges(&ranges);
     }
 }
 
@@ -321,10 +355,16 @@ impl ApiServer {
         self.quotas.wrote(resource, old, new);
         if resource.def.group.is_empty() && resource.def.kind == "Service" {
             match (old, new) {
-                (Some(old), new) => self.allocation.forget(old, new),
+                (Some(old), new) => {
+                    claims::gone(self, old, new);
+                    self.allocation.forget(old, new);
+                }
                 (None, Some(new)) => self.allocation.learn(new),
                 (None, None) => {}
             }
+        }
+        if resource.def.group == "networking.k8s.io" {
+            claims::after_write(self, resource, old, new);
         }
     }
 }
