@@ -51,7 +51,7 @@ impl Worker {
                 }
                 let Some(live) = snap.seen.live_sandbox() else { return };
                 if let Some(b) = plan.backoffs.get(&name) {
-                    self.memory.restarts.insert(name.clone(), *b);
+                    self.backoffs.insert(name.clone(), *b);
                 }
                 let attempt = attempt.max(self.attempts.get(&name).copied().unwrap_or(0));
                 let order = Order {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use pods::evict::Thresholds;
 
 use crate::size::Size;
 
@@ -49,6 +51,14 @@ pub struct Options {
     pub pod_cidr: Option<String>,
     /// `providerID` of the Node object.
     pub provider_id: Option<String>,
+    /// What must stay free of the node's resources.
+    pub eviction: Thresholds,
+    /// How long a condition of pressure stays after the pressure.
+    pub pressure_hold: Duration,
+    /// An image that was used within this time is not collected.
+    pub image_age: Duration,
+    /// Kernel parameters that pods may set besides the safe ones; a `*` at the end stands for anything.
+    pub allowed_sysctls: Vec<String>,
 }
 
 impl Options {
@@ -74,6 +84,10 @@ impl Options {
             resolv_conf: "/etc/resolv.conf".into(),
             pod_cidr: None,
             provider_id: None,
+            eviction: Thresholds::default(),
+            pressure_hold: Duration::from_secs(300),
+            image_age: Duration::from_secs(120),
+            allowed_sysctls: Vec::new(),
         }
     }
 

@@ -55,3 +55,15 @@ pub fn machine() -> Machine {
         },
     }
 }
+
+/// How many processes there can be.
+pub fn pid_max() -> u64 {
+    std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How many processes and threads there are.
+pub fn processes() -> u64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let field = text.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1));
+    field.and_then(|n| n.parse().ok()).unwrap_or(0)
+}

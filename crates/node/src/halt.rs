@@ -11,7 +11,7 @@ use pods::stop::{Stop, left};
 
 use crate::container::field;
 use crate::kubelet::Kubelet;
-use crate::{hooks, report};
+use crate::{cgroups, hooks, report};
 
 fn seconds(d: SignedDuration) -> u32 {
     let up = d.as_secs() + i64::from(d.subsec_nanos() > 0);
@@ -93,6 +93,7 @@ pub async fn clean(
     }
     let (dir, logs) = (k.pod_dir(uid), k.pod_logs(pod));
     let (devices, user) = (k.devices.clone(), uid.to_owned());
+    cgroups::remove(&k.options, pod);
     let files = move || {
         if let Err(error) = volumes::setup::tear_down(&dir) {
             tracing::warn!(%error, "files of a pod are left");

@@ -1,10 +1,10 @@
 //! The kubelet: what all pod workers share, and the dispatch of wake-ups to them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use client::{Cache, Client, ListOptions};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, pressure, register, server, statics, usage, volume, worker};
+use crate::{Options, cgroups, pressure, register, server, statics, usage, volume, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -55,6 +55,14 @@ pub struct Kubelet {
     pub devices: volume::Devices,
     /// How full volumes were when last measured.
     pub usage: usage::Kept,
+    /// Where images are, once the runtime told.
+    pub image_path: OnceLock<PathBuf>,
+    /// Told when a condition of pressure comes or goes.
+    pub pressed: Notify,
+    /// When each condition of pressure was last seen.
+    pressures: Mutex<BTreeMap<&'static str, Instant>>,
+    /// Pods whose resize waits for room.
+    deferred: Mutex<HashSet<String>>,
     /// The HTTPS server.
     server: Mutex<Option<serve::Running>>,
     admitted: Mutex<BTreeMap<String, Arc<Pod>>>,
@@ -67,6 +75,8 @@ pub struct Handle {
     pub pod: Mutex<Arc<Pod>>,
     /// Whether the API no longer has it.
     pub gone: AtomicBool,
+    /// Whether the API may have lost its status.
+    pub unreported: AtomicBool,
     /// Whether an object it refers to changed.
     pub refs_changed: AtomicBool,
     /// A decision of the node about it, to be taken up by the worker.
@@ -143,6 +153,10 @@ impl Kubelet {
                 mirrors: Notify::new(),
                 devices: Arc::default(),
                 usage: Mutex::default(),
+                image_path: OnceLock::new(),
+                pressed: Notify::new(),
+                pressures: Mutex::default(),
+                deferred: Mutex::default(),
                 server: Mutex::default(),
                 admitted: Mutex::default(),
                 handles: Mutex::default(),
@@ -227,19 +241,67 @@ impl Kubelet {
 
     /// The pod no longer counts against the node's resources.
     pub(crate) fn release(&self, uid: &str) {
-        self.admitted.lock().remove(uid);
+        if self.admitted.lock().remove(uid).is_none() {
+            return;
+        }
+        self.weigh();
+        let waiting: Vec<String> = self.deferred.lock().drain().collect();
+        waiting.iter().for_each(|uid| self.wake(uid));
+    }
+
+    fn weigh(&self) {
+        let admitted: Vec<Arc<Pod>> = self.admitted.lock().values().cloned().collect();
+        cgroups::weigh(&self.options, admitted.iter().map(|p| &**p));
+    }
+
+    /// Gives the pod what it asks for by now, or says what is lacking.
+    pub(crate) fn resize(&self, pod: &Pod) -> Result<(), String> {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut admitted = self.admitted.lock();
+        let others: Vec<&Pod> = admitted.iter().filter(|(u, _)| **u != uid).map(|(_, p)| &**p).collect();
+        if let Err(lacks) = pods::admit::resized(pod, &others, &register::allocatable_milli(self)) {
+            self.deferred.lock().insert(uid);
+            return Err(lacks);
+        }
+        admitted.insert(uid, Arc::new(pod.clone()));
+        drop(admitted);
+        self.weigh();
+        Ok(())
+    }
+
+    /// The conditions of pressure that hold: those seen now, and those seen not long ago.
+    pub(crate) fn pressures(&self) -> Vec<&'static str> {
+        let low = self.options.eviction.crossed(&register::readings(self));
+        let now = Instant::now();
+        let mut known = self.pressures.lock();
+        let before = known.len();
+        known.retain(|_, seen| now.duration_since(*seen) < self.options.pressure_hold);
+        let gone = known.len() < before;
+        let mut changed = gone;
+        for reading in low {
+            changed |= known.insert(reading.signal.condition(), now).is_none();
+        }
+        if changed {
+            self.pressed.notify_one();
+        }
+        known.keys().copied().collect()
     }
 
     /// Takes the pod, or says why not. A pod that `runs` already is always taken.
     pub(crate) fn admit(&self, pod: &Arc<Pod>, runs: bool) -> Result<(), pods::admit::Refusal> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let pressures = if runs { Vec::new() } else { self.pressures() };
         let mut admitted = self.admitted.lock();
         if !runs && !admitted.contains_key(&uid) {
+            pods::admit::pressed(pod, &pressures)?;
+            pods::admit::sysctls(pod, &self.options.allowed_sysctls)?;
             let node = self.node.lock().clone();
             let others: Vec<&Pod> = admitted.values().map(|p| &**p).collect();
             pods::admit::admit(pod, &others, node.as_ref(), &register::allocatable_milli(self))?;
         }
         admitted.insert(uid, pod.clone());
+        drop(admitted);
+        self.weigh();
         Ok(())
     }
 
@@ -301,6 +363,7 @@ impl Kubelet {
         let handle = Arc::new(Handle {
             pod: Mutex::new(pod),
             gone: AtomicBool::new(false),
+            unreported: AtomicBool::new(false),
             refs_changed: AtomicBool::new(false),
             end: Mutex::default(),
             volumes: Mutex::default(),
@@ -330,7 +393,7 @@ impl Kubelet {
 
     /// Removes what is left of pods that the API no longer has.
     async fn clean_orphans(&self) {
-        let mut known: std::collections::HashSet<String> =
+        let mut known: HashSet<String> =
             self.pods.list("").iter().filter_map(|p| p.metadata.uid.clone()).collect();
         if let Some(dir) = &self.options.static_pods {
             known.extend(statics::uids(self, dir));
@@ -369,6 +432,11 @@ impl Kubelet {
         let _ = self.network.detach(&s.metadata.uid).await;
         if let Err(error) = self.runtime.remove_sandbox(&s.id).await {
             tracing::warn!(%error, sandbox = %s.id, "an orphan could not be removed");
+        }
+        if !s.cgroup_parent.is_empty()
+            && let Ok(groups) = oci::cgroup::Cgroups::detect()
+        {
+            groups.remove(&s.cgroup_parent);
         }
     }
 }

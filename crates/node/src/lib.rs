@@ -4,6 +4,7 @@
 //! probes and timers; the decisions are in the crate `pods`. Nothing polls.
 
 mod act;
+mod cgroups;
 mod claim;
 pub mod config;
 pub mod container;

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use oci::runtime::{ContainerState, Filter};
+use oci::runtime::{ContainerState, ContainerStats, Filter, SandboxStats};
 use pods::evict::{self, Signal, Use};
 use pods::model::End;
 
@@ -33,15 +33,27 @@ pub async fn run(k: Arc<Kubelet>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         round = round.wrapping_add(1);
-        if k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
+        if k.image_path.get().is_none()
+            && let Ok(info) = k.runtime.image_fs_info().await
+        {
+            let _ = k.image_path.set(info.image_path);
+        }
+        // The conditions of the node come from the same readings.
+        k.pressures();
+        let low = lowest(&k);
+        if low.is_none() && k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
             continue;
         }
-        let low = evict::crossed(&register::readings(&k));
-        if let Some(reading) = low.first() {
-            if reading.signal != Signal::Memory {
+        if let Some(reading) = low {
+            let text = format!("Attempting to reclaim {}", reading.signal.resource());
+            k.events.node(&k.options.name, true, "EvictionThresholdMet", text);
+            if !matches!(reading.signal, Signal::Memory | Signal::Pid) {
                 collect_images(&k).await;
             }
-            relieve(&k, reading).await;
+            // What the collection made room for needs no pod to go.
+            if let Some(reading) = lowest(&k) {
+                relieve(&k, &reading).await;
+            }
         }
         if round.is_multiple_of(DISK_EVERY) {
             local_storage(&k).await;
@@ -51,6 +63,11 @@ pub async fn run(k: Arc<Kubelet>) {
             collect_images(&k).await;
         }
     }
+}
+
+/// The first resource that is below its threshold.
+fn lowest(k: &Kubelet) -> Option<evict::Reading> {
+    k.options.eviction.crossed(&register::readings(k)).first().copied()
 }
 
 /// Ends one pod for good.
@@ -69,17 +86,26 @@ fn alive(pod: &Pod) -> bool {
 }
 
 async fn relieve(k: &Arc<Kubelet>, reading: &evict::Reading) {
-    let all: Vec<(Pod, u64, u64)> = stats::pods(k)
-        .await
-        .into_iter()
-        .filter_map(|u| {
-            let layers: u64 = u.stats.containers.iter().map(|c| c.writable_layer.used_bytes).sum();
-            Some((u.pod.filter(alive)?, u.stats.memory.working_set, layers))
+    let all: Vec<(Pod, SandboxStats)> =
+        stats::pods(k).await.into_iter().filter_map(|u| Some((u.pod.filter(alive)?, u.stats))).collect();
+    let memory = reading.signal == Signal::Memory;
+    let uses: Vec<Use<'_>> = all
+        .iter()
+        .map(|(pod, s)| {
+            let of = |c: &ContainerStats| {
+                let used = if memory { c.memory.working_set } else { c.writable_layer.used_bytes };
+                (c.name.clone(), used)
+            };
+            Use {
+                pod,
+                memory: s.memory.working_set,
+                disk: s.containers.iter().map(|c| c.writable_layer.used_bytes).sum(),
+                containers: s.containers.iter().map(of).collect(),
+            }
         })
         .collect();
-    let uses: Vec<Use<'_>> =
-        all.iter().map(|(pod, memory, disk)| Use { pod, memory: *memory, disk: *disk }).collect();
-    if let Some((pod, how)) = evict::choose(reading, &uses) {
+    let threshold = k.options.eviction.of(reading.signal, reading.capacity);
+    if let Some((pod, how)) = evict::choose(reading, threshold, &uses) {
         tracing::warn!(pod = pods::spec::describe(pod), resource = reading.signal.resource(), "evicting");
         end(k, pod, how);
     }
@@ -127,7 +153,7 @@ async fn collect_images(k: &Arc<Kubelet>) {
     let Ok(info) = k.runtime.image_fs_info().await else { return };
     let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
     // Room is made before eviction would set in, and a third more than that.
-    let least = evict::threshold(Signal::ImageFs, capacity) / 2 * 3;
+    let least = k.options.eviction.of(Signal::ImageFs, capacity) / 2 * 3;
     if free >= least {
         return;
     }
@@ -147,7 +173,8 @@ async fn collect_images(k: &Arc<Kubelet>) {
             busy: i.pinned || containers.iter().any(|c| c.image_id == i.id),
         })
         .collect();
-    for id in pods::image::collect(&held, excess, now) {
+    let age = SignedDuration::try_from(k.options.image_age).unwrap_or(SignedDuration::ZERO);
+    for id in pods::image::collect(&held, excess, age, now) {
         tracing::info!(image = id, "removing an image that is not used");
         if let Err(error) = k.runtime.remove_image(&id).await {
             let text = format!("failed to remove image {id}: {error}");

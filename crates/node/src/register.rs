@@ -8,13 +8,15 @@ use client::{Error, Patch, WriteOptions};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-    NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use oci::runtime::RuntimeStatus;
 use serde_json::json;
 
+use crate::facts;
 use crate::kubelet::Kubelet;
 
 /// Between renewals of the lease.
@@ -52,7 +54,11 @@ pub async fn run(k: Arc<Kubelet>) {
             Ok(renewed) => lease = Some(renewed),
             Err(error) => tracing::warn!(error = %error.chain(), "the node's lease was not renewed"),
         }
-        tokio::time::sleep(LEASE_PERIOD).await;
+        tokio::select! {
+            () = tokio::time::sleep(LEASE_PERIOD) => {}
+            // The lease is renewed early; that does no harm.
+            () = k.pressed.notified() => {}
+        }
     }
 }
 
@@ -195,7 +201,9 @@ pub fn allocatable_milli(k: &Kubelet) -> BTreeMap<String, i128> {
 }
 
 async fn status(k: &Kubelet, old: Option<&NodeStatus>) -> NodeStatus {
-    let conditions = conditions(k, old).await;
+    let runtime = k.runtime.status().await;
+    let conditions = conditions(k, &runtime, old);
+    let (handlers, features) = runtime_features(runtime.ok());
     let images = images(k).await;
     let port = i32::from(*k.port.lock());
     let o = &k.options;
@@ -223,6 +231,8 @@ async fn status(k: &Kubelet, old: Option<&NodeStatus>) -> NodeStatus {
             ..NodeSystemInfo::default()
         }),
         images: Some(images),
+        runtime_handlers: handlers,
+        features,
         ..NodeStatus::default()
     }
 }
@@ -248,17 +258,48 @@ pub fn readings(k: &Kubelet) -> Vec<pods::evict::Reading> {
         available: k.options.size.available(&k.options.cgroup_root),
         capacity: k.machine.memory,
     }];
-    if let Some([free, all, inodes_free, inodes]) = volumes::scan::file_system(&k.options.data_dir) {
-        list.push(Reading { signal: Signal::NodeFs, available: free, capacity: all });
-        list.push(Reading { signal: Signal::NodeFsInodes, available: inodes_free, capacity: inodes });
+    let disks = [
+        (Some(&k.options.data_dir), Signal::NodeFs, Signal::NodeFsInodes),
+        (k.image_path.get(), Signal::ImageFs, Signal::ImageFsInodes),
+    ];
+    for (path, bytes, inodes) in disks {
+        if let Some([free, all, inodes_free, inodes_all]) = path.and_then(|p| volumes::scan::file_system(p)) {
+            list.push(Reading { signal: bytes, available: free, capacity: all });
+            list.push(Reading { signal: inodes, available: inodes_free, capacity: inodes_all });
+        }
     }
+    let most = facts::pid_max();
+    list.push(Reading {
+        signal: Signal::Pid,
+        available: most.saturating_sub(facts::processes()),
+        capacity: most,
+    });
     list
 }
 
-async fn conditions(k: &Kubelet, old: Option<&NodeStatus>) -> Vec<NodeCondition> {
-    let low: Vec<&str> = pods::evict::crossed(&readings(k)).iter().map(|r| r.signal.condition()).collect();
-    let runtime = k.runtime.status().await;
-    let why = match &runtime {
+/// What the runtime can do, as pods and people ask for it.
+fn runtime_features(
+    status: Option<RuntimeStatus>,
+) -> (Option<Vec<NodeRuntimeHandler>>, Option<NodeFeatures>) {
+    let Some(status) = status else { return (None, None) };
+    let one = |h: oci::runtime::Handler| NodeRuntimeHandler {
+        name: Some(h.name),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(h.recursive_readonly),
+            user_namespaces: Some(h.user_namespaces),
+        }),
+    };
+    let features = NodeFeatures { supplemental_groups_policy: Some(status.groups_policy) };
+    (Some(status.handlers.into_iter().map(one).collect()), Some(features))
+}
+
+fn conditions(
+    k: &Kubelet,
+    runtime: &Result<RuntimeStatus, oci::runtime::Error>,
+    old: Option<&NodeStatus>,
+) -> Vec<NodeCondition> {
+    let low = k.pressures();
+    let why = match runtime {
         Ok(s) if s.ready && s.network_ready => None,
         Ok(s) => Some(s.message.clone()),
         Err(e) => Some(e.to_string()),

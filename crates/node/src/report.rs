@@ -1,6 +1,6 @@
 //! What a worker tells: statuses, events, and at the end the deletion.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -119,10 +119,12 @@ impl Worker {
         } else {
             self.exchange = None;
         }
+        let known = [self.sent.clone(), self.handle.pod.lock().status.clone()];
+        let gone = known.iter().flatten().flat_map(|s| ended(s, &status)).collect();
         let (client, m) = (self.k.client.clone(), pod.metadata.clone());
         let replaced = self.sent.as_ref().is_some_and(|s| s.pod_ips.is_some() && s.pod_ips != status.pod_ips);
         self.spawn("status", async move {
-            let outcome = write(&client, &m, &status, replaced).await;
+            let outcome = write(&client, &m, &status, replaced, gone).await;
             Done::Status(Box::new(status), outcome)
         });
     }
@@ -186,11 +188,19 @@ fn users(snap: &Snapshot) -> BTreeMap<String, ContainerUser> {
         .collect()
 }
 
+/// The conditions of a resize that an earlier status has and the new one has not.
+fn ended(old: &PodStatus, new: &PodStatus) -> Vec<&'static str> {
+    let has = |s: &PodStatus, kind: &str| s.conditions.iter().flatten().any(|c| c.type_ == kind);
+    let kinds = [pods::status::RESIZE_PENDING, pods::status::RESIZE_RUNNING];
+    kinds.into_iter().filter(|kind| has(old, kind) && !has(new, kind)).collect()
+}
+
 async fn write(
     client: &client::Client,
     m: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
     status: &PodStatus,
     replaced: bool,
+    gone: BTreeSet<&'static str>,
 ) -> Result<(), client::Error> {
     let mut value = serde_json::to_value(status).map_err(|e| client::Error::Request(e.to_string()))?;
     // A merge keeps what is absent, so what a condition no longer says must be taken out by name.
@@ -200,6 +210,9 @@ async fn write(
                 condition[field] = serde_json::Value::Null;
             }
         }
+    }
+    if let Some(list) = value.get_mut("conditions").and_then(|v| v.as_array_mut()) {
+        list.extend(gone.into_iter().map(|kind| json!({ "type": kind, "$patch": "delete" })));
     }
     if let (true, Some(list)) = (replaced, value.get_mut("podIPs").and_then(|v| v.as_array_mut())) {
         list.insert(0, json!({ "$patch": "replace" }));

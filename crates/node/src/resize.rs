@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, ResourceRequirements};
 use pods::model::Life;
 use pods::plan::Action;
+use serde_json::json;
 
-use crate::container;
 use crate::observe::Snapshot;
 use crate::worker::{Done, Worker};
+use crate::{cgroups, container};
 
 /// The changed kinds of resources, `cpu` and `memory`.
 fn changed(old: &ResourceRequirements, new: &ResourceRequirements) -> Vec<&'static str> {
@@ -30,7 +31,109 @@ fn restarts(c: &Container, changed: &[&str]) -> bool {
     policies.filter(|p| p.restart_policy == "RestartContainer").any(|p| changed.contains(&&*p.resource_name))
 }
 
+/// What a pod wants for each container that can be resized.
+fn wanted(pod: &Pod) -> BTreeMap<String, ResourceRequirements> {
+    let spec = pod.spec.as_ref();
+    let all = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).collect()
+}
+
+/// What the node had promised before this process started: for a pod whose resize was pending, what its status says.
+fn promised(pod: &Pod) -> BTreeMap<String, ResourceRequirements> {
+    let mut list = wanted(pod);
+    let Some(status) = &pod.status else { return list };
+    let pending = |c: &PodCondition| c.type_ == pods::status::RESIZE_PENDING && c.status == "True";
+    if status.conditions.iter().flatten().any(pending) {
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        for (name, resources) in all.filter_map(|s| Some((&s.name, s.resources.clone()?))) {
+            list.insert(name.clone(), resources);
+        }
+    }
+    list
+}
+
+/// The event of a resize: what is wanted by now.
+fn describe(pod: &Pod, what: &str, error: Option<&str>) -> String {
+    let list = |containers: &[Container]| -> Vec<_> {
+        containers.iter().map(|c| json!({ "name": c.name, "resources": c.resources })).collect()
+    };
+    let spec = pod.spec.as_ref();
+    let mut summary = json!({ "containers": list(spec.map_or(&[], |s| &s.containers)) });
+    if let Some(inits) = spec.and_then(|s| s.init_containers.as_deref()) {
+        summary["initContainers"] = list(inits).into();
+    }
+    summary["generation"] = pod.metadata.generation.into();
+    if let Some(error) = error {
+        summary["error"] = error.into();
+    }
+    format!("{what}: {summary}")
+}
+
 impl Worker {
+    /// The pod with the resources that the node has for it: those it asks for if there is room, else those it had.
+    pub(crate) fn allocate(&mut self, mut pod: Pod) -> Pod {
+        let wanted = wanted(&pod);
+        let allocated = self.allocated.get_or_insert_with(|| promised(&pod));
+        let differs = wanted.iter().any(|(name, new)| match allocated.get(name) {
+            Some(old) => !changed(old, new).is_empty(),
+            None => false,
+        });
+        let over = pod.metadata.deletion_timestamp.is_some() || self.memory.end.is_some();
+        if !differs || over {
+            if !over {
+                *allocated = wanted;
+                self.memory.resize.pending = None;
+            }
+            return pod;
+        }
+        let mut before = pod.spec.clone().unwrap_or_default();
+        let all = before.containers.iter_mut().chain(before.init_containers.iter_mut().flatten());
+        for c in all {
+            if let Some(old) = allocated.get(&c.name) {
+                c.resources = Some(old.clone());
+            }
+        }
+        match self.k.resize(&pod) {
+            Ok(()) => {
+                *allocated = wanted;
+                self.memory.resize.pending = None;
+                self.memory.resize.running = Some(None);
+                cgroups::widen(&self.k.options, &pod, &before);
+                let text = describe(&pod, "Pod resize started", None);
+                self.k.events.pod(&pod, None, false, "ResizeStarted", text);
+            }
+            Err(lacks) => {
+                let known = self.memory.resize.pending.as_ref().is_some_and(|(_, m)| *m == lacks);
+                if !known {
+                    let text = describe(&pod, "Pod resize Deferred", Some(&lacks));
+                    self.k.events.pod(&pod, None, true, "ResizeDeferred", text);
+                }
+                self.memory.resize.pending = Some(("Deferred", lacks));
+                pod.spec = Some(before);
+            }
+        }
+        pod
+    }
+
+    /// Takes note once every running container has what its pod wants.
+    fn settled(&mut self, pod: &Pod, snap: &Snapshot) {
+        if self.memory.resize.running.is_none() || self.tasks.keys().any(|t| t.starts_with("resize:")) {
+            return;
+        }
+        let wanted = wanted(pod);
+        let done = |name: &String, id: &String| {
+            let (Some(want), Some(have)) = (wanted.get(name), self.applied.get(id)) else { return true };
+            changed(have, want).is_empty()
+        };
+        let running = snap.seen.containers.iter().filter(|c| c.life == Life::Running);
+        if running.into_iter().all(|c| done(&c.name, &c.id)) {
+            self.memory.resize.running = None;
+            cgroups::make(&self.k.options, pod);
+            let text = describe(pod, "Pod resize completed", None);
+            self.k.events.pod(pod, None, false, "ResizeCompleted", text);
+        }
+    }
+
     /// Brings running containers to the resources of the pod; the end of each change is a wake-up.
     pub(crate) fn resize(&mut self, pod: &Pod, snap: &Snapshot) -> Vec<Action> {
         let mut kills = Vec::new();
@@ -70,14 +173,15 @@ impl Worker {
                 }
             });
         }
+        if kills.is_empty() {
+            self.settled(pod, snap);
+        }
         kills
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn resources(cpu: &str, memory: &str) -> ResourceRequirements {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use oci::runtime::{DnsConfig, Map, NamespaceMode, NamespaceOptions, SandboxConfig, SandboxMetadata};
 use pods::dns;
 
+use crate::cgroups;
 use crate::kubelet::Kubelet;
 use crate::observe::{POD_NAME, POD_NAMESPACE, POD_UID, ips_file};
 
@@ -18,17 +20,6 @@ pub fn labels(pod: &Pod) -> Map {
     labels.insert(POD_NAMESPACE.into(), text(&m.namespace));
     labels.insert(POD_UID.into(), text(&m.uid));
     labels
-}
-
-/// The cgroup around a pod.
-pub fn cgroup(k: &Kubelet, pod: &Pod) -> String {
-    let uid = pod.metadata.uid.as_deref().unwrap_or("");
-    let class = pod.spec.as_ref().map_or("BestEffort", pods::resources::qos);
-    let root = k.options.cgroup_root.trim_end_matches('/');
-    match class {
-        "Guaranteed" => format!("{root}/pod{uid}"),
-        other => format!("{root}/{}/pod{uid}", other.to_lowercase()),
-    }
 }
 
 /// Which namespaces the pod shares.
@@ -47,8 +38,29 @@ pub fn namespaces(pod: &Pod) -> NamespaceOptions {
     }
 }
 
+/// The handler that the pod's RuntimeClass names.
+async fn handler(k: &Kubelet, spec: &PodSpec) -> Result<String, String> {
+    let handler = match spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+        None => String::new(),
+        Some(name) => {
+            let found = k.client.find::<RuntimeClass>("", name).await;
+            let found = found.map_err(|e| format!("read RuntimeClass {name:?}: {}", e.chain()))?;
+            found.ok_or_else(|| format!("RuntimeClass {name:?} not found"))?.handler
+        }
+    };
+    if spec.host_users == Some(false) {
+        return Err(match handler.as_str() {
+            "" => "can't set `spec.hostUsers: false`, runtime does not support user namespaces".into(),
+            name => format!(
+                "can't set `spec.hostUsers: false`, RuntimeClass handler {name:?} does not support user namespaces"
+            ),
+        });
+    }
+    Ok(handler)
+}
+
 /// Whether any container is privileged.
-fn privileged(spec: &k8s_openapi::api::core::v1::PodSpec) -> bool {
+fn privileged(spec: &PodSpec) -> bool {
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let mut own = containers.map(|c| c.security_context.as_ref());
     let mut later = spec.ephemeral_containers.iter().flatten().map(|c| c.security_context.as_ref());
@@ -102,12 +114,13 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
         },
         labels: labels(pod),
         annotations: m.annotations.clone().unwrap_or_default(),
-        cgroup_parent: cgroup(k, pod),
+        cgroup_parent: cgroups::path(&k.options, pod),
         sysctls: sysctls(pod),
         namespaces: namespaces(pod),
-        runtime_handler: String::new(),
+        runtime_handler: handler(k, &spec).await?,
         privileged: privileged(&spec),
     };
+    cgroups::make(&k.options, pod);
     let made = k.runtime.run_sandbox(config).await.map_err(|e| e.to_string())?;
     let ips = match plug(k, pod, &made, on_host).await {
         Ok(ips) => ips,

@@ -201,6 +201,9 @@ async fn mirrors(
         if let Err(error) = k.client.create(&mirror(k, pod)).await {
             tracing::warn!(error = %error.chain(), pod = name, "a mirror pod was not made");
             settled = false;
+        } else if let Some(handle) = k.handle(&hash) {
+            handle.unreported.store(true, Ordering::Release);
+            handle.notify.notify_one();
         }
     }
     settled

@@ -113,20 +113,10 @@ pub async fn summary(k: &Arc<Kubelet>) -> Value {
             },
             "fs": disk,
             "runtime": { "imageFs": disk, "containerFs": disk },
-            "rlimit": { "time": now, "maxpid": pid_max(), "curproc": processes() },
+            "rlimit": { "time": now, "maxpid": crate::facts::pid_max(), "curproc": crate::facts::processes() },
         },
         "pods": pods,
     })
-}
-
-fn pid_max() -> u64 {
-    std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
-}
-
-fn processes() -> u64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let field = text.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1));
-    field.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 fn pod(u: &PodUse) -> Value {

@@ -66,6 +66,10 @@ pub(crate) struct Worker {
     pub(crate) attempts: BTreeMap<String, u32>,
     /// Since when a container is being replaced.
     pub(crate) exchange: Option<Instant>,
+    /// Back-offs of starts that are under way; they count once the start has ended.
+    pub(crate) backoffs: HashMap<String, Backoff>,
+    /// What the node has promised each container, by name, while the pod asks for something else.
+    pub(crate) allocated: Option<BTreeMap<String, ResourceRequirements>>,
     /// What running containers have, by their ids.
     pub(crate) applied: BTreeMap<String, ResourceRequirements>,
     pub(crate) cleaned: bool,
@@ -103,6 +107,8 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
         announced: HashSet::new(),
         attempts: BTreeMap::new(),
         exchange: None,
+        backoffs: HashMap::new(),
+        allocated: None,
         applied: BTreeMap::new(),
         cleaned: false,
         tidied: false,
@@ -157,6 +163,11 @@ impl Worker {
     /// Takes note of the end of a task.
     fn ended(&mut self, key: String, end: Done) {
         self.tasks.remove(&key);
+        if let Some(name) = key.strip_prefix("start:")
+            && let Some(backoff) = self.backoffs.remove(name)
+        {
+            self.memory.restarts.insert(name.to_owned(), backoff);
+        }
         let now = Timestamp::now();
         let pod = self.handle.pod.lock().clone();
         match end {
@@ -201,6 +212,7 @@ impl Worker {
                 self.applied.insert(id, resources);
             }
             Done::Resized(id, Err(error)) => {
+                self.memory.resize.running = Some(Some(error.clone()));
                 tracing::warn!(pod = pods::spec::describe(&pod), id, error, "a container was not resized");
                 self.retry_at = Some(after(now, SignedDuration::from_secs(1)));
             }
@@ -243,6 +255,8 @@ impl Worker {
                         | "Initialized"
                         | "PodReadyToStartContainers"
                         | "PodScheduled"
+                        | pods::status::RESIZE_PENDING
+                        | pods::status::RESIZE_RUNNING
                 );
                 if !mine {
                     own.retain(|o| o.type_ != c.type_);
@@ -281,7 +295,12 @@ impl Worker {
             }
             self.memory.not_before.remove("");
         }
-        let pod = Arc::new(self.current());
+        // A report that is under way may have gone to the one before.
+        if !self.busy("status") && self.handle.unreported.swap(false, Ordering::AcqRel) {
+            self.sent = None;
+        }
+        let pod = self.current();
+        let pod = Arc::new(self.allocate(pod));
         if !self.admitted && snap.sandboxes.is_empty() {
             self.k.recall_node(&pod).await;
         }
@@ -391,6 +410,9 @@ fn reason_word(reason: &str) -> &'static str {
         "OutOfcpu" => "OutOfcpu",
         "OutOfmemory" => "OutOfmemory",
         "OutOfpods" => "OutOfpods",
+        "OutOfephemeral-storage" => "OutOfephemeral-storage",
+        "Evicted" => "Evicted",
+        "SysctlForbidden" => "SysctlForbidden",
         "NodeAffinity" => "NodeAffinity",
         "NodePorts" => "NodePorts",
         _ => "UnexpectedAdmissionError",

@@ -31,7 +31,20 @@ pub struct RuntimeStatus {
     /// What this machine lacks and what is done instead, e.g. `oom_score_adj cannot be lowered`.
     pub notes: Vec<String>,
     /// Handlers that a RuntimeClass can name; `""` is the default.
-    pub handlers: Vec<String>,
+    pub handlers: Vec<Handler>,
+    /// `supplementalGroupsPolicy` is followed.
+    pub groups_policy: bool,
+}
+
+/// A handler that a RuntimeClass can name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handler {
+    /// Its name; empty for the default.
+    pub name: String,
+    /// Mounts can be read-only with everything below.
+    pub recursive_readonly: bool,
+    /// Pods can have user namespaces.
+    pub user_namespaces: bool,
 }
 
 /// A sandbox that was made.

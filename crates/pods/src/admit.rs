@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration};
 
 use crate::resources;
 
@@ -48,6 +48,88 @@ pub fn admit(
         });
     }
     Ok(())
+}
+
+/// Kernel parameters that touch nobody else, by the namespace they belong to.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// The namespace of a kernel parameter, if it has one.
+fn sysctl_namespace(name: &str) -> Option<&'static str> {
+    let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| name.starts_with(p));
+    match () {
+        () if ipc || name == "kernel.sem" => Some("IPC"),
+        () if name.starts_with("net.") => Some("Net"),
+        () => None,
+    }
+}
+
+/// Refuses kernel parameters that are neither safe nor in `allowed`, a list of names and of beginnings with `*`.
+pub fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let security = spec.security_context.as_ref();
+    for s in security.and_then(|s| s.sysctls.as_deref()).unwrap_or_default() {
+        let name = s.name.replace('/', ".");
+        let known = SAFE_SYSCTLS.contains(&name.as_str())
+            || allowed.iter().any(|a| match a.strip_suffix('*') {
+                Some(start) => name.starts_with(start),
+                None => *a == name,
+            });
+        let shared = match sysctl_namespace(&name) {
+            Some("IPC") if spec.host_ipc == Some(true) => Some("IPC"),
+            Some("Net") if spec.host_network == Some(true) => Some("Net"),
+            _ => None,
+        };
+        let wrong = match (known, shared) {
+            (false, _) => format!("\"{name}\" not allowlisted"),
+            (true, Some(namespace)) => format!("\"{name}\" not allowed with host {namespace} enabled"),
+            (true, None) => continue,
+        };
+        let message = format!("Pod was rejected: forbidden sysctl: {wrong}");
+        return Err(Refusal { reason: "SysctlForbidden".into(), message });
+    }
+    Ok(())
+}
+
+/// Refuses pods while the node is short of something: under memory pressure those that ask for nothing, otherwise
+/// all but the critical ones.
+pub fn pressed(pod: &Pod, conditions: &[&str]) -> Result<(), Refusal> {
+    if conditions.is_empty() || crate::evict::critical(pod) {
+        return Ok(());
+    }
+    if let (["MemoryPressure"], Some(spec)) = (conditions, &pod.spec) {
+        let tolerates = |t: &Toleration| {
+            let key =
+                t.key.as_deref().is_none_or(|k| k.is_empty() || k == "node.kubernetes.io/memory-pressure");
+            let effect = t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoSchedule");
+            let value =
+                t.operator.as_deref() == Some("Exists") || t.value.as_deref().unwrap_or("").is_empty();
+            key && effect && value
+        };
+        if resources::qos(spec) != "BestEffort" || spec.tolerations.iter().flatten().any(tolerates) {
+            return Ok(());
+        }
+    }
+    let message = format!("Pod was rejected: The node had condition: [{}]. ", conditions.join(" "));
+    Err(Refusal { reason: "Evicted".into(), message })
+}
+
+/// Whether the node has room for what `pod` asks by now; why not, as a resize says it.
+pub fn resized(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, i128>) -> Result<(), String> {
+    let refused = fits(pod, others, allocatable);
+    refused.map_err(|r| r.message.trim_start_matches("Pod was rejected: ").to_owned())
 }
 
 fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, i128>) -> Result<(), Refusal> {
@@ -125,6 +207,45 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn parameters_of_the_kernel() {
+        let pod = |name: &str, host: bool| -> Pod {
+            serde_json::from_value(json!({"spec": {"containers": [], "hostNetwork": host, "hostIPC": host,
+                "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}}))
+            .expect("a pod")
+        };
+        let allowed = ["kernel.msg*".to_string(), "net.core.somaxconn".to_string()];
+        let check = |name: &str, host| sysctls(&pod(name, host), &allowed).map_err(|r| r.message);
+        let refused = |text: &str| Err(format!("Pod was rejected: forbidden sysctl: {text}"));
+        assert_eq!(check("kernel.shm_rmid_forced", false), Ok(()));
+        assert_eq!(check("net/ipv4/tcp_syncookies", false), Ok(()));
+        assert_eq!(check("kernel.msgmax", false), Ok(()));
+        assert_eq!(check("kernel.sem", false), refused("\"kernel.sem\" not allowlisted"));
+        assert_eq!(
+            check("net.core.somaxconn", true),
+            refused("\"net.core.somaxconn\" not allowed with host Net enabled")
+        );
+    }
+
+    #[test]
+    fn pressure_refuses() {
+        let pod = |text: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({ "spec": text })).expect("a pod")
+        };
+        let plain = pod(json!({"containers": [{"name": "c"}]}));
+        let asking = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}));
+        let critical = pod(json!({"containers": [], "priority": 2_000_000_000}));
+        let memory = &["MemoryPressure"];
+        assert_eq!(pressed(&plain, &[]), Ok(()));
+        assert_eq!(
+            pressed(&plain, memory).map_err(|r| r.message),
+            Err("Pod was rejected: The node had condition: [MemoryPressure]. ".into())
+        );
+        assert_eq!(pressed(&asking, memory), Ok(()));
+        assert!(pressed(&asking, &["DiskPressure"]).is_err());
+        assert_eq!(pressed(&critical, &["DiskPressure"]), Ok(()));
+    }
 
     #[test]
     fn what_others_count_does_not_refuse_a_pod() {

@@ -87,13 +87,10 @@ pub struct Held {
     pub busy: bool,
 }
 
-/// Ids to remove, least recently used first, until `excess` bytes are free. What is younger than two minutes stays.
-pub fn collect(held: &[Held], excess: u64, now: Timestamp) -> Vec<String> {
+/// Ids to remove, least recently used first, until `excess` bytes are free. What was used within `age` stays.
+pub fn collect(held: &[Held], excess: u64, age: SignedDuration, now: Timestamp) -> Vec<String> {
     let mut excess = excess;
-    let mut free: Vec<_> = held
-        .iter()
-        .filter(|h| !h.busy && now.duration_since(h.used) >= SignedDuration::from_mins(2))
-        .collect();
+    let mut free: Vec<_> = held.iter().filter(|h| !h.busy && now.duration_since(h.used) >= age).collect();
     free.sort_by_key(|h| h.used);
     let mut out = Vec::new();
     for h in free {
@@ -122,7 +119,7 @@ mod tests {
         ];
         let table: [(u64, &[&str]); 4] = [(0, &[]), (5, &["a"]), (15, &["a", "b"]), (99, &["a", "b"])];
         for (excess, want) in table {
-            assert_eq!(collect(&held, excess, at(1000)), want, "{excess}");
+            assert_eq!(collect(&held, excess, SignedDuration::from_mins(2), at(1000)), want, "{excess}");
         }
     }
 

@@ -142,6 +142,17 @@ pub struct Memory {
     pub not_before: BTreeMap<String, Timestamp>,
     /// The pod must end for this reason, whatever its spec says (eviction, deadline, rejection).
     pub end: Option<End>,
+    /// How a resize in place stands.
+    pub resize: Resize,
+}
+
+/// How a resize in place stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resize {
+    /// The node has no room for it: `Deferred` or `Infeasible`, and why.
+    pub pending: Option<(&'static str, String)>,
+    /// It is being carried out; with what went wrong at the last attempt.
+    pub running: Option<Option<String>>,
 }
 
 /// A decision of the node that a pod is over.

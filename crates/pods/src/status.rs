@@ -38,6 +38,11 @@ pub struct View<'a> {
     pub now: Timestamp,
 }
 
+/// Condition of a pod whose resize the node has no room for.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+/// Condition of a pod whose resize is being carried out.
+pub const RESIZE_RUNNING: &str = "PodResizeInProgress";
+
 /// The status that should be in the API server. What the node does not own in the old status is kept.
 pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
@@ -129,7 +134,19 @@ fn conditions(
         let message = end.message.clone();
         wanted.push(("DisruptionTarget", Verdict { ok: true, reason: "TerminationByKubelet", message }));
     }
-    let old = new.conditions.take().unwrap_or_default();
+    let resize = &view.memory.resize;
+    if let Some((reason, message)) = &resize.pending {
+        wanted.push((RESIZE_PENDING, Verdict { ok: true, reason, message: message.clone() }));
+    }
+    if let Some(error) = &resize.running {
+        let reason = if error.is_some() { "Error" } else { "" };
+        let message = error.clone().unwrap_or_default();
+        wanted.push((RESIZE_RUNNING, Verdict { ok: true, reason, message }));
+    }
+    let mut old = new.conditions.take().unwrap_or_default();
+    old.retain(|c| {
+        ![RESIZE_PENDING, RESIZE_RUNNING].contains(&&*c.type_) || wanted.iter().any(|w| w.0 == c.type_)
+    });
     let generation = pod.metadata.generation;
     let mut list: Vec<PodCondition> =
         wanted.into_iter().map(|(kind, v)| condition(kind, v, &old, generation, view.now)).collect();

@@ -97,6 +97,18 @@ pub struct Args {
     /// Cgroup below which pods get theirs.
     #[arg(long, default_value = "/kubepods")]
     cgroup_root: String,
+    /// What must stay free, as `memory.available<100Mi,nodefs.available<10%`; replaces the defaults.
+    #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
+    eviction_hard: Option<String>,
+    /// Seconds for which a condition of pressure stays after the pressure.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    eviction_pressure_transition_period: u64,
+    /// Seconds for which an image stays after it was last used, however short the disk is.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    image_minimum_gc_age: u64,
+    /// Kernel parameters that pods may set besides the safe ones; `net.*` allows all that begin so.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    allowed_unsafe_sysctls: Vec<String>,
 }
 
 fn taint(text: &str) -> Result<Taint, String> {
@@ -153,6 +165,12 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.pulls_at_once = args.max_parallel_image_pulls;
     options.cgroup_root.clone_from(&args.cgroup_root);
     options.pod_cidr.clone_from(&args.pod_cidr);
+    if let Some(text) = &args.eviction_hard {
+        options.eviction = text.parse()?;
+    }
+    options.pressure_hold = Duration::from_secs(args.eviction_pressure_transition_period);
+    options.image_age = Duration::from_secs(args.image_minimum_gc_age);
+    options.allowed_sysctls.clone_from(&args.allowed_unsafe_sysctls);
     options.taints.clone_from(&args.taint);
     options.max_pods = args.max_pods;
     let tunnel = [

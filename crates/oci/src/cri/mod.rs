@@ -48,6 +48,8 @@ struct Inner {
     /// When images were used; the runtime does not remember it.
     used: Mutex<HashMap<String, Nanos>>,
     events: events::Hub,
+    /// The image of the sandboxes themselves; older runtimes do not say that it is pinned.
+    pause: String,
 }
 
 /// The socket in `unix:///run/…` or a plain path.
@@ -78,10 +80,15 @@ impl Cri {
             api_version: told.runtime_api_version,
         };
         let cgroups = Cgroups::detect().map_err(|e| Error::Failed(format!("find cgroups: {e}")))?;
-        let inner = Inner { peer, cgroups, version, used: Mutex::default(), events: events::Hub::default() };
-        let this = Self { inner: Arc::new(inner) };
-        this.refuse_systemd().await?;
-        Ok(this)
+        let ask = wire::StatusRequest { verbose: true };
+        let told: wire::StatusResponse =
+            peer.call(RUNTIME, "Status", ask).await.map_err(failed("runtime", endpoint))?;
+        let config = told.info.get("config").and_then(|t| serde_json::from_str(t).ok());
+        let config: serde_json::Value = config.unwrap_or_default();
+        let pause = config["sandboxImage"].as_str().unwrap_or_default().to_owned();
+        refuse_systemd(&peer, &config).await?;
+        let (used, events) = (Mutex::default(), events::Hub::default());
+        Ok(Self { inner: Arc::new(Inner { peer, cgroups, version, used, events, pause }) })
     }
 
     async fn ask<A, B>(&self, method: &str, request: A, kind: &'static str, id: &str) -> Result<B, Error>
@@ -98,34 +105,6 @@ impl Cri {
         B: prost::Message + Default + 'static,
     {
         self.inner.peer.call(IMAGES, method, request).await.map_err(call::image_failed(reference))
-    }
-
-    /// The systemd driver would read our paths as names of slices.
-    async fn refuse_systemd(&self) -> Result<(), Error> {
-        let told: Result<wire::RuntimeConfigResponse, _> =
-            self.inner.peer.call(RUNTIME, "RuntimeConfig", wire::Nothing {}).await;
-        let systemd = match told {
-            // 0 is systemd.
-            Ok(told) => told.linux.is_some_and(|l| l.cgroup_driver == 0),
-            Err(_) => {
-                let info = self.verbose_status().await?.info;
-                let config: serde_json::Value =
-                    info.get("config").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
-                let runtimes = config.pointer("/containerd/runtimes").and_then(|r| r.as_object());
-                let set = |r: &serde_json::Value| {
-                    r.pointer("/options/SystemdCgroup").and_then(|v| v.as_bool()) == Some(true)
-                };
-                config["systemdCgroup"].as_bool() == Some(true)
-                    || runtimes.into_iter().flatten().any(|(_, r)| set(r))
-            }
-        };
-        if systemd {
-            return Err(Error::Invalid(
-                "the runtime uses the systemd cgroup driver; set it to cgroupfs (containerd: SystemdCgroup = false)"
-                    .into(),
-            ));
-        }
-        Ok(())
     }
 
     async fn verbose_status(&self) -> Result<wire::StatusResponse, Error> {
@@ -224,6 +203,31 @@ impl Cri {
         let mut used = self.inner.used.lock().unwrap_or_else(PoisonError::into_inner);
         *used.entry(image.to_owned()).or_insert_with(now)
     }
+}
+
+/// The systemd driver would read our paths as names of slices.
+async fn refuse_systemd(peer: &Peer, config: &serde_json::Value) -> Result<(), Error> {
+    let told: Result<wire::RuntimeConfigResponse, _> =
+        peer.call(RUNTIME, "RuntimeConfig", wire::Nothing {}).await;
+    let systemd = match told {
+        // 0 is systemd.
+        Ok(told) => told.linux.is_some_and(|l| l.cgroup_driver == 0),
+        Err(_) => {
+            let runtimes = config.pointer("/containerd/runtimes").and_then(|r| r.as_object());
+            let set = |r: &serde_json::Value| {
+                r.pointer("/options/SystemdCgroup").and_then(|v| v.as_bool()) == Some(true)
+            };
+            config["systemdCgroup"].as_bool() == Some(true)
+                || runtimes.into_iter().flatten().any(|(_, r)| set(r))
+        }
+    };
+    if systemd {
+        return Err(Error::Invalid(
+            "the runtime uses the systemd cgroup driver; set it to cgroupfs (containerd: SystemdCgroup = false)"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

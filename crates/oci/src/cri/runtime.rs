@@ -158,13 +158,14 @@ impl Cri {
         let wrong = conditions.iter().filter(|c| !c.status);
         let message: Vec<String> =
             wrong.map(|c| format!("{} is false: {}: {}", c.kind, c.reason, c.message)).collect();
-        let mut handlers: Vec<String> = told.runtime_handlers.into_iter().map(|h| h.name).collect();
+        let mut handlers: Vec<Handler> = told.runtime_handlers.into_iter().map(tell::handler).collect();
         if handlers.is_empty() {
             let config = told.info.get("config").and_then(|t| serde_json::from_str(t).ok());
             let config: serde_json::Value = config.unwrap_or_default();
             let runtimes = config.pointer("/containerd/runtimes").and_then(|r| r.as_object());
-            handlers.push(String::new());
-            handlers.extend(runtimes.into_iter().flat_map(|r| r.keys().cloned()));
+            let names =
+                std::iter::once(String::new()).chain(runtimes.into_iter().flat_map(|r| r.keys().cloned()));
+            handlers.extend(names.map(|name| Handler { name, ..Handler::default() }));
         }
         Ok(RuntimeStatus {
             ready: holds("RuntimeReady"),
@@ -172,6 +173,7 @@ impl Cri {
             message: message.join("; "),
             notes: vec![],
             handlers,
+            groups_policy: told.features.is_some_and(|f| f.supplemental_groups_policy),
         })
     }
 
@@ -409,7 +411,9 @@ impl Runtime for Cri {
             used.retain(|id, _| told.images.iter().any(|i| i.id == *id));
             let show = |i: wire::Image| {
                 let last = *used.entry(i.id.clone()).or_insert_with(now);
-                tell::image(i, last)
+                let mut image = tell::image(i, last);
+                image.pinned |= image.tags.contains(&self.inner.pause);
+                image
             };
             Ok(told.images.into_iter().map(show).collect())
         })

@@ -174,6 +174,16 @@ fn resources(r: wire::LinuxContainerResources) -> Resources {
     }
 }
 
+/// A handler of RuntimeClasses.
+pub fn handler(h: wire::RuntimeHandler) -> Handler {
+    let features = h.features.unwrap_or_default();
+    Handler {
+        name: h.name,
+        recursive_readonly: features.recursive_read_only_mounts,
+        user_namespaces: features.user_namespaces,
+    }
+}
+
 /// An image.
 pub fn image(i: wire::Image, last_used: Nanos) -> Image {
     Image {

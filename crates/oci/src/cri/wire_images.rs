@@ -117,6 +117,22 @@ pub struct StatusRequest {
 pub struct RuntimeHandler {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub features: Option<RuntimeHandlerFeatures>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeHandlerFeatures {
+    #[prost(bool, tag = "1")]
+    pub recursive_read_only_mounts: bool,
+    #[prost(bool, tag = "2")]
+    pub user_namespaces: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RuntimeFeatures {
+    #[prost(bool, tag = "1")]
+    pub supplemental_groups_policy: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -127,6 +143,8 @@ pub struct StatusResponse {
     pub info: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "3")]
     pub runtime_handlers: Vec<RuntimeHandler>,
+    #[prost(message, optional, tag = "4")]
+    pub features: Option<RuntimeFeatures>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -283,7 +283,8 @@ impl Runtime for Embedded {
                     network_ready: true,
                     message: String::new(),
                     notes,
-                    handlers: vec![String::new()],
+                    handlers: vec![Handler { recursive_readonly: true, ..Handler::default() }],
+                    groups_policy: true,
                 }),
                 other => Err(odd(&other)),
             }
@@ -292,6 +293,10 @@ impl Runtime for Embedded {
 
     fn run_sandbox(&self, config: SandboxConfig) -> Answer<'_, Sandbox> {
         Box::pin(async move {
+            if !config.runtime_handler.is_empty() {
+                let name = &config.runtime_handler;
+                return Err(Error::Invalid(format!("no runtime for {name:?} is configured")));
+            }
             match self.ask(Request::RunSandbox { id: new_id(), config: Box::new(config) }).await? {
                 Reply::Sandboxes(mut list) => {
                     let status = list.pop().ok_or_else(|| Error::Failed("no sandbox came".into()))?;

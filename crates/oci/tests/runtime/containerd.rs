@@ -90,6 +90,12 @@ pub fn spawn(dir: &Path, parent: &str) -> Child {
     child
 }
 
+/// Connects to one that was connected to before.
+pub async fn again(dir: &Path) -> Cri {
+    let endpoint = format!("unix://{}", dir.join("containerd.sock").display());
+    Cri::connect(&endpoint).await.expect("containerd answers")
+}
+
 /// Connects once it answers, with images and network.
 pub async fn connect(dir: &Path) -> Cri {
     let socket = dir.join("containerd.sock");

@@ -4,6 +4,7 @@ mod containerd;
 mod rig;
 mod suite;
 
+use oci::runtime::Runtime;
 use rig::Rig;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -13,5 +14,8 @@ async fn embedded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cri() {
-    suite::all(&Rig::cri().await).await;
+    let rig = Rig::cri().await;
+    suite::all(&rig).await;
+    let other = containerd::again(&rig.home.dir).await;
+    assert_eq!(other.version().await.expect("version"), rig.runtime.version().await.expect("version"));
 }

@@ -1,0 +1,42 @@
+//! A node against our own API server and controllers: real processes, real containers, no pod network.
+
+#[path = "../../../oci/tests/runtime/containerd.rs"]
+mod containerd;
+mod kubelet;
+mod life;
+mod peer;
+mod pressure;
+mod rig;
+
+use rig::{Rig, Sort};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded() {
+    both(Sort::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cri() {
+    both(Sort::Cri).await;
+}
+
+async fn both(sort: Sort) {
+    let mut rig = Rig::new(sort, &[]).await;
+    kubelet::all(&rig).await;
+    life::all(&mut rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_memory() {
+    pressure::memory().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_disk() {
+    pressure::images().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_from_files() {
+    pressure::statics().await;
+}
