@@ -91,7 +91,7 @@ pub fn computed(
         }
         (View::Whole, format) => Ok(value(code, format, object)),
         (View::Metadata, format) => {
-            let partial = crate::view::partial(object);
+            let partial = output.versioned(crate::view::partial(object));
             Ok(typed(code, format, "meta_v1.PartialObjectMetadata", &partial))
         }
         (View::Table, format) => {
@@ -99,7 +99,7 @@ pub fn computed(
                 "resourceVersion": crate::object::meta_text(object, "resourceVersion")});
             let table =
                 crate::view::table(resource, std::slice::from_ref(object), metadata, true, "Metadata");
-            Ok(value(code, format, &table))
+            Ok(value(code, format, &output.versioned(table)))
         }
     }
 }

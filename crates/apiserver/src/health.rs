@@ -12,6 +12,39 @@ use crate::server::ApiServer;
 /// Outcome of a check: its name and, if it failed, why.
 type Outcome = (&'static str, Option<String>);
 
+/// Upstream's names for the parts of the start that one step does here: what every cluster has is written, and what
+/// is stored (kinds, roles, addresses) is known. Monitors look for these names.
+const STEPS: [&str; 12] = [
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-service-ip-repair-controllers",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/storage-readiness",
+];
+
+/// The checks as service level indicators: 1 for each that passes.
+pub fn indicators(server: &ApiServer) -> String {
+    let mut text = String::from(
+        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\n",
+    );
+    for endpoint in ["healthz", "livez", "readyz"] {
+        for (name, cause) in checks(server, endpoint) {
+            let passed = u8::from(cause.is_none());
+            text.push_str(&format!(
+                "kubernetes_healthcheck{{name=\"{name}\",type=\"{endpoint}\"}} {passed}\n"
+            ));
+        }
+    }
+    text
+}
+
 fn checks(server: &ApiServer, endpoint: &str) -> Vec<Outcome> {
     let store = server.store_failure();
     let booted = server.bootstrapped.load(Ordering::Acquire);
@@ -20,10 +53,8 @@ fn checks(server: &ApiServer, endpoint: &str) -> Vec<Outcome> {
         outcomes.push(("etcd-readiness", store));
         outcomes.push(("informer-sync", None));
     }
-    let hook = |done: bool| (!done).then(|| "not finished".to_string());
-    outcomes.push(("poststarthook/start-system-namespaces-controller", hook(booted)));
-    outcomes.push(("poststarthook/bootstrap-controller", hook(booted)));
-    outcomes.push(("poststarthook/crd-informer-synced", hook(booted)));
+    let unfinished = || (!booted).then(|| "not finished".to_string());
+    outcomes.extend(STEPS.map(|step| (step, unfinished())));
     if endpoint == "readyz" {
         let stopping = *server.stopping().borrow();
         outcomes.push(("shutdown", stopping.then(|| "process is shutting down".to_string())));

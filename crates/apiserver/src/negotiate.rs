@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use serde_json::Value;
 
 use crate::query::Query;
 use crate::status::Status;
@@ -37,6 +38,31 @@ pub struct Output {
     pub format: Format,
     /// What is shown.
     pub view: View,
+    /// Whether views are to be of `meta.k8s.io/v1beta1`.
+    pub beta: bool,
+}
+
+impl Output {
+    /// The view in the version that was asked for.
+    pub fn versioned(self, mut view: Value) -> Value {
+        if self.beta {
+            to_beta(&mut view);
+            for list in ["items", "rows"] {
+                let rows = view.get_mut(list).and_then(Value::as_array_mut);
+                for row in rows.into_iter().flatten() {
+                    to_beta(row);
+                    row.get_mut("object").into_iter().for_each(to_beta);
+                }
+            }
+        }
+        view
+    }
+}
+
+fn to_beta(view: &mut Value) {
+    if view.get("apiVersion").and_then(Value::as_str) == Some("meta.k8s.io/v1") {
+        view["apiVersion"] = "meta.k8s.io/v1beta1".into();
+    }
 }
 
 /// What bodies may come as, in messages.
@@ -89,7 +115,7 @@ pub fn output(headers: &HeaderMap, query: &Query, protobuf: bool, views: bool) -
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let json = || if pretty(headers, query) { Format::Pretty } else { Format::Json };
     if accept.is_empty() {
-        return Ok(Output { format: json(), view: View::Whole });
+        return Ok(Output { format: json(), view: View::Whole, beta: false });
     }
     for clause in clauses(accept) {
         let format = match clause.media {
@@ -101,12 +127,14 @@ pub fn output(headers: &HeaderMap, query: &Query, protobuf: bool, views: bool) -
         let param = |name: &str| clause.params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let view = match param("as") {
             None | Some("") => View::Whole,
-            Some(_) if !views || param("g") != Some("meta.k8s.io") || param("v") != Some("v1") => continue,
+            Some(_) if !views || param("g") != Some("meta.k8s.io") => continue,
+            Some(_) if !matches!(param("v"), Some("v1" | "v1beta1")) => continue,
             Some("Table") => View::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") => View::Metadata,
             Some(_) => continue,
         };
-        return Ok(Output { format, view });
+        let beta = view != View::Whole && param("v") == Some("v1beta1");
+        return Ok(Output { format, view, beta });
     }
     let media = if protobuf { MEDIA_TYPES } else { MEDIA_TYPES_CUSTOM };
     Err(Status::not_acceptable(media))

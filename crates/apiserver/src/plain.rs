@@ -38,6 +38,9 @@ pub async fn answer(
             "text/plain; version=0.0.4; charset=utf-8",
             server.metrics.text(&*server.store),
         )),
+        ["metrics", "slis"] => {
+            Ok(answer::bytes(200, "text/plain; version=0.0.4; charset=utf-8", health::indicators(server)))
+        }
         ["api" | "apis", ..] => discovery::answer(server, &segments, query, head),
         [".well-known", "openid-configuration"] => {
             Ok(tokens(server, |tokens| tokens.discovery(server.settings.advertise)))
@@ -88,7 +91,16 @@ fn paths(server: &ApiServer) -> serde_json::Value {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+    for path in [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/metrics/slis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ] {
         paths.push(path.into());
     }
     paths.sort();

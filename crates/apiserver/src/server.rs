@@ -239,6 +239,10 @@ impl ApiServer {
         (head, body): (http::request::Parts, Body),
         watching: Option<Watching>,
     ) -> Result<Response<Body>, Status> {
+        let timeout = query.text("timeout");
+        if !timeout.is_empty() && watching.is_none() && schema::duration::parse(timeout).is_err() {
+            return Err(Status::bad_request("invalid timeout specified in the request URL"));
+        }
         let identity = crate::authenticate::impersonate(self, identity, &head.headers)?;
         let mut attributes = Attributes::from(&info);
         if matches!(info.verb, "list" | "watch" | "deletecollection") {

@@ -510,6 +510,18 @@ fn discovery_and_health() {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let indicators = api.get("/metrics/slis").await;
+        let text = indicators.body.as_str().unwrap_or("");
+        assert!(text.contains("kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1"), "{text}");
+        let refused = api.get("/version?timeout=soon").await;
+        assert_eq!(
+            (refused.code, refused.text("/message")),
+            (400, "invalid timeout specified in the request URL")
+        );
+        let beta = ("accept", "application/json;as=Table;v=v1beta1;g=meta.k8s.io");
+        let table = api.send("GET", "/api/v1/namespaces", &[beta], "").await;
+        assert_eq!(table.text("/apiVersion"), "meta.k8s.io/v1beta1");
+        assert_eq!(table.text("/rows/0/object/apiVersion"), "meta.k8s.io/v1beta1");
         let document = api.get("/openapi/v2").await;
         assert!(document.body["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
     });

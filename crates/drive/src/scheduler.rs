@@ -317,6 +317,7 @@ impl Work {
         }
         let patch = json!({"status": {"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
+            "observedGeneration": pod.metadata.generation,
             "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         }]}});
         let patched =

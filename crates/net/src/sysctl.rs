@@ -34,6 +34,9 @@ pub fn prepare_node() -> Vec<SysctlError> {
         // Pods and tunnels share a path through the host: the host must not tell pods to go around it.
         ("net/ipv4/conf/all/send_redirects", "0"),
         ("net/ipv4/conf/default/send_redirects", "0"),
+        // Upstream's proxy keeps idle connections for a day, and those that one side has closed for an hour.
+        ("net/netfilter/nf_conntrack_tcp_timeout_established", "86400"),
+        ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
     ];
     wanted.iter().filter_map(|(n, v)| set(n, v).err()).collect()
 }

@@ -302,11 +302,8 @@ async fn token(
     // With an fsGroup the group may read it; a pod that runs as one user owns it.
     let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let group = security.is_some_and(|s| s.fs_group.is_some());
-    let user = if group { None } else { one_user(pod) };
-    let bits = match (group, user) {
-        (true, _) | (_, Some(_)) => 0o600,
-        _ => mode(default),
-    };
+    let user = one_user(pod);
+    let bits = if group || user.is_some() { 0o600 } else { mode(default) };
     payload.insert(want.path.clone(), File { data: text.into_bytes(), mode: bits, uid: user });
     Ok(())
 }

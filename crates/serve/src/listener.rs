@@ -203,6 +203,18 @@ async fn answer<H: Handler>(
     session: Arc<H::Session>,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, BoxError> {
+    let headless = request.method() == http::Method::HEAD;
     let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
-    Ok(handler.handle(session, request).await)
+    let response = handler.handle(session, request).await;
+    // HTTP/2 clients take a body that follows the head of such an answer for a fault.
+    Ok(if headless { without_body(response) } else { response })
+}
+
+/// Only the head, which still says how long the body would be.
+fn without_body(response: http::Response<Body>) -> http::Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(bytes) = http_body::Body::size_hint(&body).exact() {
+        head.headers.entry(http::header::CONTENT_LENGTH).or_insert(bytes.into());
+    }
+    http::Response::from_parts(head, crate::empty())
 }

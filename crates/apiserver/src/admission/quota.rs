@@ -31,7 +31,11 @@ async fn admit(object: &Value, context: &mut AdmissionContext<'_>) -> Result<(),
     let kind = Counted { group: &def.group, plural: &def.plural };
     let creates = context.operation == Operation::Create;
     let writes = creates || context.operation == Operation::Update;
-    if !def.namespaced() || !writes || !object.is_object() || !kind.is_charged(creates, context.subresource) {
+    if !def.namespaced()
+        || !writes
+        || !object.is_object()
+        || !kind.is_charged(context.subresource, context.old, object)
+    {
         return Ok(());
     }
     for _ in 0..TRIES {

@@ -341,12 +341,13 @@ fn view(call: &Call, output: Output, picked: Picked) -> Result<Response<Body>, S
                 include => include,
             };
             let table = crate::view::table(resource, &values, metadata, true, include);
-            Ok(answer::value(200, output.format, &table))
+            Ok(answer::value(200, output.format, &output.versioned(table)))
         }
         View::Metadata => {
             let items: Vec<Value> = values.iter().map(crate::view::partial).collect();
             let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                 "metadata": metadata, "items": items});
+            let list = output.versioned(list);
             Ok(answer::typed(200, output.format, "meta_v1.PartialObjectMetadataList", &list))
         }
         View::Whole => {

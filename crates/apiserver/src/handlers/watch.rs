@@ -312,6 +312,7 @@ impl Watcher {
                     }
                     _ => crate::view::partial(&value),
                 };
+                let shown = self.output.versioned(shown);
                 value_frame(self.output, seen.name(), &shown, "meta_v1.PartialObjectMetadata")
             }
         }

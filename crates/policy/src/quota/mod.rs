@@ -73,10 +73,14 @@ impl<'a> Counted<'a> {
         self.group.is_empty() && self.plural == plural
     }
 
-    /// Whether a request is charged: pods when they are made or resized, services and claims when they change too.
-    pub fn is_charged(&self, creates: bool, subresource: &str) -> bool {
+    /// Whether a request is charged: pods when they are made, resized, given a deadline or relieved of it; services
+    /// and claims whenever they change. `old` and `new` are the object before and after.
+    pub fn is_charged(&self, subresource: &str, old: Option<&Value>, new: &Value) -> bool {
+        let creates = old.is_none();
+        let limited = |pod: &Value| pod.pointer("/spec/activeDeadlineSeconds").is_some_and(|s| !s.is_null());
+        let rescoped = || self.is("pods") && old.is_some_and(|old| limited(old) != limited(new));
         match subresource {
-            "" => creates || self.is("services") || self.is("persistentvolumeclaims"),
+            "" => creates || self.is("services") || self.is("persistentvolumeclaims") || rescoped(),
             "resize" => !creates && self.is("pods"),
             _ => false,
         }
