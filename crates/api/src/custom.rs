@@ -1,5 +1,7 @@
 //! CustomResourceDefinitions as kinds: each served version becomes a [`KindDef`] with a compiled schema.
 
+pub mod accept;
+
 use std::sync::Arc;
 
 use schema::{FieldError, Schema, Text, crd};
@@ -134,6 +136,10 @@ pub fn check(crd: &Value) -> Vec<FieldError> {
         versions.iter().map(|v| v.pointer("/schema/openAPIV3Schema")).collect();
     // A schema that all versions share is reported once, at the place of the old single schema.
     let shared = schemas.windows(2).all(|w| w[0] == w[1]);
+    let status = |i: usize| {
+        let has = |v: &&Value| v.pointer("/subresources/status").is_some_and(|s| !s.is_null());
+        if shared { versions.iter().any(has) } else { versions.get(i).is_some_and(has) }
+    };
     let mut out = Vec::new();
     for (i, schema) in schemas.iter().enumerate().take(if shared { 1 } else { usize::MAX }) {
         let path = if shared {
@@ -142,11 +148,8 @@ pub fn check(crd: &Value) -> Vec<FieldError> {
             format!("spec.versions[{i}].schema.openAPIV3Schema")
         };
         match schema {
-            Some(schema) if !schema.is_null() => out.extend(crd::check(schema, &path, &metadata)),
-            _ => {
-                let at = format!("spec.versions[{i}].schema.openAPIV3Schema");
-                out.push(FieldError::required(at, "schemas are required"));
-            }
+            Some(schema) if !schema.is_null() => out.extend(crd::check(schema, &path, &metadata, status(i))),
+            _ => {}
         }
     }
     out

@@ -3,10 +3,10 @@
 //! One task follows the table of definitions. Whatever changed, it settles each definition's conditions and serves
 //! the kinds of all established ones; it carries no state of its own.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::custom::accept::{Taken, Verdict};
 use serde_json::{Value, json};
 use store::{Object, Precondition, Range, StoreError, Write};
 
@@ -28,7 +28,7 @@ pub fn prepare(object: &mut Value) {
         .map(|version| version["name"].clone())
         .collect();
     let names = json!({"kind": "", "plural": ""});
-    set_at(object, "status", json!({"storedVersions": stored, "acceptedNames": names, "conditions": []}));
+    set_at(object, "status", json!({"storedVersions": stored, "acceptedNames": names, "conditions": null}));
     names_default(object);
     if at(object, "spec.conversion").is_none() {
         set_at(object, "spec.conversion", json!({"strategy": "None"}));
@@ -113,19 +113,22 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
     let snapshot = server.store.snapshot(TABLE);
     let stored: Vec<Arc<Object>> = snapshot.iter(&Range::default()).cloned().collect();
     let mut served: Vec<Value> = Vec::new();
-    let mut names: HashMap<String, String> = HashMap::new();
     let mut pending = false;
-    for object in &stored {
-        let Ok(old) = serde_json::from_slice::<Value>(&object.json) else { continue };
+    let parse = |object: &Arc<Object>| serde_json::from_slice::<Value>(&object.json).ok();
+    let (objects, mut definitions): (Vec<&Arc<Object>>, Vec<Value>) =
+        stored.iter().filter_map(|object| Some((object, parse(object)?))).unzip();
+    for (i, object) in objects.into_iter().enumerate() {
+        let old = definitions[i].clone();
         let mut new = old.clone();
-        accept(server, &mut new, &mut names);
+        accept(server, &mut new, &definitions);
         if new != old && write(server, object, &new).await.is_err() {
             // Somebody was faster; the event of that write brings us back.
             continue;
         }
         if is_true(&new, "Established") {
-            served.push(new);
+            served.push(new.clone());
         }
+        definitions[i] = new;
     }
     serve(server, &served, &stored);
     for definition in served.iter().filter(|definition| object::is_deleting(definition)) {
@@ -134,42 +137,30 @@ pub async fn settle(server: &Arc<ApiServer>) -> bool {
     pending
 }
 
-/// Sets the conditions of names and establishment, and the accepted names.
-fn accept(server: &ApiServer, definition: &mut Value, names: &mut HashMap<String, String>) {
-    let text = |path: &str| at(definition, path).and_then(Value::as_str).unwrap_or("").to_string();
-    let (group, plural, kind) = (text("spec.group"), text("spec.names.plural"), text("spec.names.kind"));
-    let own = object::name(definition).to_string();
+/// Sets the conditions of names, establishment and approval, and the accepted names.
+fn accept(server: &ApiServer, definition: &mut Value, all: &[Value]) {
+    let text = |of: &Value, path: &str| at(of, path).and_then(Value::as_str).unwrap_or("").to_string();
+    let (group, own) = (text(definition, "spec.group"), object::name(definition).to_string());
+    let mut taken = Taken::default();
+    let others = all.iter().filter(|other| object::name(other) != own && text(other, "spec.group") == group);
+    others.for_each(|other| taken.add(other));
     let registry = server.registry.get();
-    let builtin = registry
-        .kinds()
-        .iter()
-        .any(|def| !def.custom && def.group == group && (def.plural == plural || def.kind == kind));
-    let mut taken = None;
-    for name in [format!("{group}/p/{plural}"), format!("{group}/k/{kind}")] {
-        let owner = names.entry(name).or_insert_with(|| own.clone());
-        if *owner != own || builtin {
-            taken = Some(if builtin { "a built-in kind".to_string() } else { owner.clone() });
-        }
+    for def in registry.kinds().iter().filter(|def| !def.custom && def.group == group) {
+        taken.resources.extend([def.plural.to_string(), def.singular.to_string()]);
+        taken.kinds.extend([def.kind.to_string(), def.list_kind.to_string()]);
     }
-    match taken {
-        Some(_) => {
-            let reason = "MultipleNamesConflict";
-            let message = format!("\"{plural}\" or \"{kind}\" is already in use");
-            condition(definition, "NamesAccepted", "False", reason, &message);
-            if !is_true(definition, "Established") {
-                let text = "not all names are accepted";
-                condition(definition, "Established", "False", "NotAccepted", text);
-            }
-        }
-        None => {
-            let accepted = at(definition, "spec.names").cloned().unwrap_or_default();
-            set_at(definition, "status.acceptedNames", accepted);
-            condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
-            if !is_true(definition, "Established") {
-                let text = "the initial names have been accepted";
-                condition(definition, "Established", "True", "InitialNamesAccepted", text);
-            }
-        }
+    let verdict = api::custom::accept::names(definition, &taken);
+    let free = verdict.holds;
+    let approval = api::custom::accept::conformance(definition);
+    for Verdict { kind, holds, reason, message } in [Some(verdict), approval].into_iter().flatten() {
+        condition(definition, kind, if holds { "True" } else { "False" }, reason, &message);
+    }
+    if !is_true(definition, "Established") {
+        let (status, reason, message) = match free {
+            true => ("True", "InitialNamesAccepted", "the initial names have been accepted"),
+            false => ("False", "NotAccepted", "not all names are accepted"),
+        };
+        condition(definition, "Established", status, reason, message);
     }
     let versions = at(definition, "spec.versions").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut stored =

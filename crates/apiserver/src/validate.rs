@@ -37,9 +37,6 @@ fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>, causes: &
     if def.group == "certificates.k8s.io" && def.kind == "CertificateSigningRequest" {
         causes.extend(crate::certificates::check(old, object));
     }
-    if def.kind == "CustomResourceDefinition" {
-        causes.extend(api::custom::check(object).into_iter().map(Cause::from));
-    }
     if api::validation::complete(def) {
         return;
     }

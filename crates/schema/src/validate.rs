@@ -100,18 +100,18 @@ fn walk(
 
 fn check_text(rules: &Rules, text: &str, path: &Path<'_>, out: &mut Vec<FieldError>) {
     let length = text.chars().count() as u64;
+    let pattern = || {
+        let regex = rules.regex.get_or_init(|| compile_pattern(rules.pattern.as_deref()?).ok());
+        rules.pattern.as_deref().filter(|_| regex.as_ref().is_some_and(|r| !r.is_match(text)))
+    };
+    // Only the first of these is said.
     if let Some(max) = rules.max_length.filter(|max| length > *max) {
         out.push(FieldError::too_long(path, max as usize));
-    }
-    if let Some(min) = rules.min_length.filter(|min| length < *min) {
+    } else if let Some(min) = rules.min_length.filter(|min| length < *min) {
         let why = format!("{path} in body should be at least {min} chars long");
         out.push(FieldError::invalid(path, text, why));
-    }
-    if let Some(pattern) = rules.pattern.as_deref() {
-        let regex = rules.regex.get_or_init(|| compile_pattern(pattern).ok());
-        if regex.as_ref().is_some_and(|r| !r.is_match(text)) {
-            out.push(FieldError::invalid(path, text, format!("{path} in body should match '{pattern}'")));
-        }
+    } else if let Some(pattern) = pattern() {
+        out.push(FieldError::invalid(path, text, format!("{path} in body should match '{pattern}'")));
     }
     if let Some(format) = rules.format.as_deref().filter(|f| !format_fits(f, text)) {
         let why = format!("{path} in body must be of type {format}: {}", crate::error::go_quote(text));

@@ -15,6 +15,7 @@ pub mod check;
 mod container;
 mod core;
 mod csi;
+mod definition;
 mod flow;
 mod handler;
 mod job;
@@ -64,6 +65,7 @@ pub fn rules(group: &str, kind: &str) -> Option<Rules> {
         ("", "Event") => return registration::rules(group, kind),
         ("", kind) => return core::rules(kind),
         ("admissionregistration.k8s.io", kind) => return admission::rules(kind),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => (definition::create, definition::update),
         ("flowcontrol.apiserver.k8s.io", kind) => return flow::rules(kind),
         ("apps", kind) => return workload::rules(kind),
         ("batch", kind) => return job::rules(kind),
