@@ -26,12 +26,24 @@ pub fn prepare(object: &mut Value) {
         .iter()
         .filter(|version| version["storage"] == true)
         .map(|version| version["name"].clone())
+        .take(1)
         .collect();
     let names = json!({"kind": "", "plural": ""});
     set_at(object, "status", json!({"storedVersions": stored, "acceptedNames": names, "conditions": null}));
     names_default(object);
     if at(object, "spec.conversion").is_none() {
         set_at(object, "spec.conversion", json!({"strategy": "None"}));
+    }
+}
+
+/// The version that objects are stored in from now on is among those they may be stored in.
+pub fn remember_stored(object: &mut Value) {
+    let versions = at(object, "spec.versions").and_then(Value::as_array);
+    let name = versions.into_iter().flatten().find(|v| v["storage"] == true).map(|v| v["name"].clone());
+    let known = at(object, "status.storedVersions").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(name) = name.filter(|name| !known.contains(name)) {
+        let stored: Vec<Value> = known.into_iter().chain([name]).collect();
+        set_at(object, "status.storedVersions", stored.into());
     }
 }
 
@@ -162,15 +174,7 @@ fn accept(server: &ApiServer, definition: &mut Value, all: &[Value]) {
         };
         condition(definition, "Established", status, reason, message);
     }
-    let versions = at(definition, "spec.versions").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut stored =
-        at(definition, "status.storedVersions").and_then(Value::as_array).cloned().unwrap_or_default();
-    for version in versions.iter().filter(|version| version["storage"] == true) {
-        if !stored.contains(&version["name"]) {
-            stored.push(version["name"].clone());
-        }
-    }
-    set_at(definition, "status.storedVersions", stored.into());
+    remember_stored(definition);
 }
 
 /// Serves the kinds of these definitions, if they are others than now.
@@ -251,4 +255,19 @@ async fn delete_instance(
     let value = held.then_some(draft);
     let precondition = Precondition::Revision(instance.modified);
     server.store.write(Write { key: instance.key.clone(), precondition, value, last: None }).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_storage_version_is_remembered() {
+        let mut definition = json!({"spec": {"versions": [{"name": "v1", "storage": false},
+            {"name": "v2", "storage": true}]}, "status": {"storedVersions": ["v1"]}});
+        for _ in 0..2 {
+            remember_stored(&mut definition);
+            assert_eq!(definition["status"]["storedVersions"], json!(["v1", "v2"]));
+        }
+    }
 }

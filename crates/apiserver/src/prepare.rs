@@ -198,6 +198,9 @@ pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> R
     let def = &call.resource.def;
     project(&call.resource, old, new, subresource);
     settle::update(def, old, new, subresource);
+    if def.kind == "CustomResourceDefinition" && subresource.is_empty() {
+        crate::custom::remember_stored(new);
+    }
     if def.group == "certificates.k8s.io" && def.kind == "CertificateSigningRequest" {
         crate::certificates::settle(old, new, subresource);
     }

@@ -199,6 +199,15 @@ fn check_enum(rules: &Rules, value: &Value, path: &Path<'_>, out: &mut Vec<Field
     out.push(FieldError::not_supported(path, value.clone(), texts));
 }
 
+/// The kind of an embedded resource is a label but for its capitals.
+fn check_kind(kind: &str, path: &Path<'_>, out: &mut Vec<FieldError>) {
+    let wrong = base::names::dns1035_label(&kind.to_lowercase());
+    if !wrong.is_empty() {
+        let why = format!("may have mixed case, but should otherwise match: {}", wrong.join(","));
+        out.push(FieldError::invalid(path, kind, why));
+    }
+}
+
 fn check_items(
     schema: &Schema,
     rules: &Rules,
@@ -275,8 +284,12 @@ fn check_object(
     }
     if typed && schema.embedded {
         for name in ["apiVersion", "kind"] {
-            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
-                out.push(FieldError::required(path.child(name), ""));
+            let here = path.child(name);
+            match map.get(name).and_then(Value::as_str) {
+                None => out.push(FieldError::required(here, "")),
+                Some("") => out.push(FieldError::invalid(here, "", "must not be empty")),
+                Some(kind) if name == "kind" => check_kind(kind, &here, out),
+                Some(_) => {}
             }
         }
     }
