@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::endpoints::{
     HEADLESS, address, has_address, hostname, is_candidate, is_selecting, pod_reference, target_port,
 };
+use crate::hints::hint;
 use crate::select::Labels;
 use crate::{Action, Plan, Target, names, pod};
 
@@ -173,7 +174,7 @@ fn endpoint(service: &Service, p: &Pod, ip: String, zone_of: &dyn Fn(&str) -> Op
     let serving = pod::is_ready(p);
     let terminating = pod::is_deleting(p);
     let always = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
-    Endpoint {
+    let mut made = Endpoint {
         addresses: vec![ip],
         conditions: Some(EndpointConditions {
             ready: Some(always || (serving && !terminating)),
@@ -185,7 +186,9 @@ fn endpoint(service: &Service, p: &Pod, ip: String, zone_of: &dyn Fn(&str) -> Op
         target_ref: Some(pod_reference(p)),
         zone: pod::node(p).and_then(zone_of),
         ..Endpoint::default()
-    }
+    };
+    hint(service, &mut made);
+    made
 }
 
 fn ports_key(ports: Option<&Vec<EndpointPort>>) -> String {

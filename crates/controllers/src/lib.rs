@@ -18,6 +18,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod fit;
 pub mod gc;
+pub mod hints;
 pub mod job;
 pub mod names;
 pub mod namespace;

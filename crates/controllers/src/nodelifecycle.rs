@@ -22,6 +22,9 @@ const KEPT: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure
 const UNHEALTHY_SHARE: f64 = 0.55;
 /// Smaller zones then evict nothing at all.
 const LARGE_ZONE: usize = 50;
+/// Nodes of a zone are given up this far apart; in large zones with much unhealthy more slowly.
+const APART: SignedDuration = SignedDuration::from_secs(10);
+const APART_UNHEALTHY: SignedDuration = SignedDuration::from_secs(100);
 
 /// How many nodes of the node's zone, and of all zones, there are and are not ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Health {
     pub all: usize,
     /// Of these, not ready.
     pub all_unready: usize,
+    /// When another node of the zone was last given up.
+    pub last: Option<Timestamp>,
 }
 
 /// What the planner is told.
@@ -83,7 +88,14 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     if deadline > now {
         plan.wake = plan.wake.or_at(Some(deadline));
     }
-    plan.actions.extend(taint(view, now));
+    let evicts = match next_eviction(view, now) {
+        Some(at) if at > now => {
+            plan.wake = plan.wake.or_at(Some(at));
+            false
+        }
+        next => next.is_some(),
+    };
+    plan.actions.extend(taint(view, evicts, now));
     if readiness(node) != "True" && !pod::is_deleting(node) {
         plan.actions.extend(view.pods.iter().flat_map(|p| mark_not_ready(p, now)));
     }
@@ -118,7 +130,7 @@ fn silence(node: &Node, now: Timestamp) -> Option<Action> {
 }
 
 /// Keeps the taints that stand for conditions; others are left alone.
-fn taint(view: &View<'_>, now: Timestamp) -> Option<Action> {
+fn taint(view: &View<'_>, evicts: bool, now: Timestamp) -> Option<Action> {
     let node = view.node;
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let ready = readiness(node);
@@ -132,8 +144,10 @@ fn taint(view: &View<'_>, now: Timestamp) -> Option<Action> {
         let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
         taints.into_iter().flatten().any(|t| t.key == key && t.effect == effect)
     };
+    let given_up =
+        given_up_at(node).is_some() || has(NOT_READY, "NoExecute") || has(UNREACHABLE, "NoExecute");
     if let Some(key) = by_readiness
-        && (has(key, "NoExecute") || may_evict(view.health))
+        && (given_up || evicts)
     {
         wanted.push((key, "NoExecute"));
     }
@@ -167,14 +181,37 @@ fn taint(view: &View<'_>, now: Timestamp) -> Option<Action> {
     Action::patch(node, &new)
 }
 
-/// Nothing is evicted where so much is unhealthy that the control plane may be what is cut off.
-fn may_evict(health: Health) -> bool {
+/// How far apart nodes of a zone are given up. None are where so much is unhealthy that the control plane may be what
+/// is cut off; a zone that is down as a whole is not the control plane's fault if others are up.
+fn apart(health: Health) -> Option<SignedDuration> {
     if health.all_unready >= health.all {
-        return false;
+        return None;
     }
     let share = health.zone_unready as f64 / health.zone.max(1) as f64;
-    let disrupted = health.zone_unready > 2 && share >= UNHEALTHY_SHARE;
-    !disrupted || health.zone > LARGE_ZONE
+    let whole = health.zone_unready >= health.zone;
+    match !whole && health.zone_unready > 2 && share >= UNHEALTHY_SHARE {
+        false => Some(APART),
+        true if health.zone > LARGE_ZONE => Some(APART_UNHEALTHY),
+        true => None,
+    }
+}
+
+/// When the node may be given up, if at all.
+fn next_eviction(view: &View<'_>, now: Timestamp) -> Option<Timestamp> {
+    if readiness(view.node) == "True" || given_up_at(view.node).is_some() {
+        return None;
+    }
+    let apart = apart(view.health)?;
+    Some(view.health.last.map_or(now, |last| last + apart))
+}
+
+/// When the node was given up: since then its pods are being evicted.
+#[must_use]
+pub fn given_up_at(node: &Node) -> Option<Timestamp> {
+    let taints = node.spec.as_ref()?.taints.as_ref()?.iter();
+    let ours =
+        taints.filter(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&t.key.as_str()));
+    ours.filter_map(|t| t.time_added.as_ref()).map(|t| t.0).max()
 }
 
 fn mark_not_ready(p: &Pod, now: Timestamp) -> Vec<Action> {
@@ -190,4 +227,43 @@ fn mark_not_ready(p: &Pod, now: Timestamp) -> Vec<Action> {
     }
     let event = Action::event(p, Note::warning("NodeNotReady", "Node is not ready"));
     [Some(event), Action::patch_status(p, &new)].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_by_table() {
+        // zone, of these unready, all, of these unready; seconds apart
+        let table = [
+            ((3, 1, 3, 1), Some(10)),
+            ((3, 3, 3, 3), None),
+            ((3, 3, 6, 3), Some(10)),
+            ((5, 3, 10, 3), None),
+            ((60, 40, 120, 40), Some(100)),
+            ((4, 2, 4, 2), Some(10)),
+        ];
+        for ((zone, zone_unready, all, all_unready), want) in table {
+            let health = Health { zone, zone_unready, all, all_unready, last: None };
+            assert_eq!(apart(health).map(|d| d.as_secs()), want, "{health:?}");
+        }
+    }
+
+    #[test]
+    fn one_node_after_the_other() {
+        let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}))
+        .expect("node");
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("time");
+        let evicts = |since: i64| {
+            let last = Some(now - SignedDuration::from_secs(since));
+            let health = Health { zone: 3, zone_unready: 1, all: 3, all_unready: 1, last };
+            let grace = SignedDuration::from_secs(50);
+            let view = View { node: &node, pods: Vec::new(), heard: now, grace, new: false, health };
+            let plan = plan(&view, now);
+            plan.actions.iter().any(|action| format!("{action:?}").contains("NoExecute"))
+        };
+        assert!(!evicts(9) && evicts(10) && evicts(60));
+    }
 }

@@ -43,7 +43,9 @@ pub(super) fn horizontal(wiring: &mut Wiring) -> Planner {
             };
             let target = resource(&client, &hpa.spec.scale_target_ref).await;
             let found = match target {
-                Ok(resource) => scale(&client, &key.namespace, &hpa, resource).await,
+                Ok(resource) => {
+                    scale(&client, &key.namespace, &hpa.spec.scale_target_ref.name, resource).await
+                }
                 Err(why) => Err(why),
             };
             let (pods, metrics) = match &found {
@@ -70,7 +72,7 @@ pub(super) fn horizontal(wiring: &mut Wiring) -> Planner {
 }
 
 /// Where the API serves the kind of a reference.
-async fn resource(client: &Client, of: &CrossVersionObjectReference) -> Result<Resource, String> {
+pub(super) async fn resource(client: &Client, of: &CrossVersionObjectReference) -> Result<Resource, String> {
     let version = of.api_version.as_deref().unwrap_or("v1");
     let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let served: Value = client.get_raw(&base).await.map_err(|e| e.chain().to_string())?;
@@ -90,13 +92,13 @@ async fn resource(client: &Client, of: &CrossVersionObjectReference) -> Result<R
     })
 }
 
-async fn scale(
+/// The scale of an object of the namespace.
+pub(super) async fn scale(
     client: &Client,
     namespace: &str,
-    hpa: &HorizontalPodAutoscaler,
+    name: &str,
     resource: Resource,
 ) -> Result<(Target, ScaleObject), String> {
-    let name = &hpa.spec.scale_target_ref.name;
     let base = match resource.group.is_empty() {
         true => format!("/api/{}", resource.version),
         false => format!("/apis/{}", resource.api_version()),

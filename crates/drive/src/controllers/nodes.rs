@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::{Cache, ObjectKey};
-use controllers::nodelifecycle::{self, Health, readiness};
+use controllers::nodelifecycle::{self, Health, given_up_at, readiness};
 use controllers::{Plan, nodeipam, pod, podgc, tainteviction};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -18,6 +18,10 @@ use crate::shell::{Pass, Planner, Wiring};
 const LEASES: &str = "kube-node-lease";
 /// The index of pods by the node they are on.
 const BY_NODE: &str = "node";
+/// The index of pods that have ended.
+const ENDED: &str = "ended";
+/// How many pods that have ended are kept; upstream's default.
+const ENDED_MAX: usize = 12_500;
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Upstream's patience with silent nodes.
 const GRACE: SignedDuration = SignedDuration::from_secs(50);
@@ -102,6 +106,8 @@ fn health(nodes: &Cache<Node>, node: &Node) -> Health {
         if zone(&other) == zone(node) {
             health.zone += 1;
             health.zone_unready += unready;
+            let others = other.metadata.name != node.metadata.name;
+            health.last = health.last.max(given_up_at(&other).filter(|_| others));
         }
     }
     health
@@ -158,17 +164,22 @@ pub(super) fn taint_eviction(wiring: &mut Wiring) -> Planner {
 pub(super) fn pod_gc(wiring: &mut Wiring) -> Planner {
     let pods = wiring.on_change::<Pod>(|change, wake| {
         let unplaced = |p: &Arc<Pod>| pod::node(p).is_none() && !pod::is_deleting(&**p);
-        if change.new.is_some_and(|p| !unplaced(p))
-            && (change.old.is_none_or(unplaced) || change.new.is_some_and(|p| pod::node(p).is_none()))
+        let ended = |p: &Arc<Pod>| pod::is_finished(p);
+        let ends = change.new.is_some_and(ended) && !change.old.is_some_and(ended);
+        if ends
+            || change.new.is_some_and(|p| !unplaced(p))
+                && (change.old.is_none_or(unplaced) || change.new.is_some_and(|p| pod::node(p).is_none()))
         {
             wake(change.key.clone());
         }
     });
     index_by_node(&pods);
+    pods.add_index(ENDED, |p| pod::is_finished(p).then(String::new).into_iter().collect());
     let nodes = wake_pods_of(wiring, &pods);
     let client = wiring.client().clone();
     Planner::asking(move |key, now| {
         let (known, nodes, client) = (pods.get_key(&key), nodes.clone(), client.clone());
+        let pods = pods.clone();
         async move {
             let Some(p) = known else { return Ok(Plan::idle("the pod is gone")) };
             let gone = match pod::node(&p) {
@@ -176,7 +187,12 @@ pub(super) fn pod_gc(wiring: &mut Wiring) -> Planner {
                 Some(node) if nodes.get("", node).is_none() => client.find::<Node>("", node).await?.is_none(),
                 _ => false,
             };
-            Ok(podgc::plan(&p, gone, now))
+            let mut plan = podgc::plan(&p, gone, now);
+            if pod::is_finished(&p) {
+                let ended = pods.by_index(ENDED, "");
+                plan.actions.extend(podgc::thin_out(&refs(&ended), ENDED_MAX).actions);
+            }
+            Ok(plan)
         }
     })
 }
