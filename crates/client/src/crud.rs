@@ -212,13 +212,13 @@ impl Client {
     }
 
     /// [`Client::delete`] of a kind known at run time.
-    pub async fn delete_at(
+    pub async fn delete_at<T: DeserializeOwned>(
         &self,
         resource: &ApiResource,
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
-    ) -> Result<Value, Error> {
+    ) -> Result<T, Error> {
         let uri = resource.path(namespace, Some(name), None);
         self.json(Method::DELETE, &uri, JSON, Some(options)).await
     }

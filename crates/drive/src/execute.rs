@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use client::{ApiResource, Client, DeleteOptions, Error, ListOptions, ObjectKey, Patch, WriteOptions};
 use controllers::{Action, Note, Propagation, Report, Resource, Target};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::caches::{Written, Wrote};
@@ -34,6 +36,24 @@ pub enum Stopped {
         /// The server's message.
         message: String,
     },
+}
+
+/// What is read of an answer: enough to know when caches show it.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    metadata: Meta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Meta {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    deletion_timestamp: Option<IgnoredAny>,
+    finalizers: Option<Vec<IgnoredAny>>,
 }
 
 type Done = Result<Option<Written>, (&'static str, Error)>;
@@ -148,7 +168,7 @@ async fn perform(client: &Client, recorder: &Recorder, action: &Action) -> Done 
             let place = api(&target.resource);
             let options = WriteOptions::default();
             let sub = Some(*subresource).filter(|s| !s.is_empty());
-            let replaced: Result<Value, Error> =
+            let replaced: Result<Answer, Error> =
                 client.update_at(&place, &target.namespace, &target.name, sub, object, &options).await;
             replaced.map(|o| revision(&target.resource, &o)).map_err(|e| ("update", e))
         }
@@ -195,8 +215,8 @@ fn told(
     recorder: &Recorder,
     report: Option<&Report>,
     verb: &'static str,
-    result: Result<Value, Error>,
-) -> Result<Value, (&'static str, Error)> {
+    result: Result<Answer, Error>,
+) -> Result<Answer, (&'static str, Error)> {
     let Some(report) = report else { return result.map_err(|e| (verb, e)) };
     match &result {
         Ok(_) => {
@@ -216,19 +236,18 @@ fn told(
 }
 
 /// Where the caches must get to before they show this object.
-fn revision(resource: &Resource, object: &Value) -> Option<Written> {
-    let meta = object.get("metadata")?;
-    let text = |field: &str| meta.get(field).and_then(Value::as_str);
+fn revision(resource: &Resource, object: &Answer) -> Option<Written> {
+    let meta = &object.metadata;
     // An object whose last finalizer goes is deleted by the same write, at a revision that is not told.
-    let going = meta.get("deletionTimestamp").is_some() && meta.get("finalizers").is_none();
+    let going = meta.deletion_timestamp.is_some() && meta.finalizers.is_none();
     let what = match going {
-        true => Wrote::Deletion { uid: text("uid")?.to_owned() },
-        false => Wrote::Revision(text("resourceVersion")?.parse().ok()?),
+        true => Wrote::Deletion { uid: meta.uid.clone()? },
+        false => Wrote::Revision(meta.resource_version.as_deref()?.parse().ok()?),
     };
     Some(Written {
         group: resource.group.to_string(),
         plural: resource.plural.to_string(),
-        key: ObjectKey::new(text("namespace").unwrap_or(""), text("name")?),
+        key: ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref()?),
         what,
     })
 }
