@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::phases::{Bench, JSON, MERGE, NAMESPACE, Request, histogram, in_namespace};
-use crate::{BenchError, Worker};
+use crate::{BenchError, Endpoint, Worker};
 
 /// Zones that nodes are in, one after the other.
 const ZONES: usize = 3;
@@ -131,6 +131,10 @@ async fn clear(bench: &Bench<'_>) -> Result<(), BenchError> {
 
 /// A watch of the run's pods.
 struct Pods {
+    endpoint: Arc<Endpoint>,
+    selector: &'static str,
+    /// Where the watch goes on if the server ends it, as it does with watchers that it finds slow.
+    revision: String,
     body: Incoming,
     rest: Vec<u8>,
     seen: usize,
@@ -150,21 +154,34 @@ struct Object {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
 struct Meta {
-    #[serde(default)]
     name: String,
+    resource_version: String,
+}
+
+async fn open(
+    endpoint: &Arc<Endpoint>,
+    selector: &str,
+    from: &str,
+) -> Result<(Worker, Incoming), BenchError> {
+    let mut worker = endpoint.connect().await?;
+    let from = if from.is_empty() { String::new() } else { format!("&resourceVersion={from}") };
+    let path = in_namespace("pods", &format!("?watch=true{selector}{from}"));
+    let (status, body) = worker.open(Method::GET, &path, JSON, Bytes::new()).await?;
+    if !status.is_success() {
+        let what = format!("GET {path}");
+        return Err(BenchError::Refused { what, status: status.as_u16(), body: String::new() });
+    }
+    Ok((worker, body))
 }
 
 impl Pods {
-    async fn watch(bench: &Bench<'_>, selector: &str) -> Result<Pods, BenchError> {
-        let mut worker = bench.endpoint.connect().await?;
-        let path = in_namespace("pods", &format!("?watch=true{selector}"));
-        let (status, body) = worker.open(Method::GET, &path, JSON, Bytes::new()).await?;
-        if !status.is_success() {
-            let what = format!("GET {path}");
-            return Err(BenchError::Refused { what, status: status.as_u16(), body: String::new() });
-        }
-        Ok(Pods { body, rest: Vec::new(), seen: 0, _worker: worker })
+    async fn watch(bench: &Bench<'_>, selector: &'static str) -> Result<Pods, BenchError> {
+        let endpoint = Arc::clone(&bench.endpoint);
+        let (worker, body) = open(&endpoint, selector, "").await?;
+        let revision = String::new();
+        Ok(Pods { endpoint, selector, revision, body, rest: Vec::new(), seen: 0, _worker: worker })
     }
 
     /// The name in the next event of a type, and the event's size. Others are passed over.
@@ -178,17 +195,26 @@ impl Pods {
                 let line = &self.rest[self.seen..self.seen + length];
                 let event: Option<Event> = serde_json::from_slice(line).ok();
                 self.seen += length + 1;
-                if let Some(event) = event.filter(|e| e.r#type == wanted) {
-                    return Ok((event.object.metadata.name, length));
+                let Some(event) = event else { continue };
+                let Meta { name, resource_version } = event.object.metadata;
+                if !resource_version.is_empty() {
+                    self.revision = resource_version;
+                }
+                if event.r#type == wanted {
+                    return Ok((name, length));
                 }
             }
             self.rest.drain(..self.seen);
             self.seen = 0;
             let late = || BenchError::Late { what, done, wanted: all, seconds: PATIENCE.as_secs() };
             let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.map_err(|_| late())?;
-            let frame = frame.ok_or_else(late)?;
-            let frame = frame.map_err(|e| BenchError::Io { what: "read the watch", source: e.into() })?;
-            self.rest.extend_from_slice(frame.data_ref().map_or(&[], |d| d));
+            match frame {
+                Some(Ok(frame)) => self.rest.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
+                _ => {
+                    self.rest.clear();
+                    (self._worker, self.body) = open(&self.endpoint, self.selector, &self.revision).await?;
+                }
+            }
         }
     }
 }
