@@ -28,9 +28,9 @@ const CAPABILITIES: [(&str, u32); 6] = [
     ("CAP_SETUID", 7),
 ];
 
-/// Looks at everything and prints it; fails when something needed is missing.
-pub fn run(globals: &Globals) -> Result<(), CliError> {
-    let findings = vec![
+/// Everything there is to look at.
+fn findings(globals: &Globals) -> Vec<Finding> {
+    vec![
         capabilities(),
         resource_capability(),
         file_system("overlay", "layers of images"),
@@ -39,7 +39,25 @@ pub fn run(globals: &Globals) -> Result<(), CliError> {
         ip_forward(),
         nftables(),
         data_dir(&globals.data_dir),
-    ];
+    ]
+}
+
+/// Refuses to begin on a machine that cannot run nodes, and says what it lacks.
+pub fn check(globals: &Globals) -> Result<(), CliError> {
+    let lacking: Vec<String> = findings(globals)
+        .into_iter()
+        .filter(|finding| finding.needed && !finding.good)
+        .map(|finding| format!("{}: {}", finding.what, finding.detail))
+        .collect();
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::told(format!("this machine cannot run nodes: {}", lacking.join("; ")))),
+    }
+}
+
+/// Looks at everything and prints it; fails when something needed is missing.
+pub fn run(globals: &Globals) -> Result<(), CliError> {
+    let findings = findings(globals);
     let missing = findings.iter().filter(|f| f.needed && !f.good).count();
     if globals.output == Output::Json {
         output::json(&findings)?;
@@ -142,17 +160,15 @@ fn ip_forward() -> Finding {
     Finding { what: "ip forwarding", good: on || writable, needed: true, detail: detail.into() }
 }
 
-/// Opens a netfilter socket in a network namespace of its own, so that nothing of the machine is touched.
+/// Makes and removes a table in a network namespace of its own, so that nothing of the machine is touched.
 fn nftables() -> Finding {
     let answer = std::thread::spawn(|| {
         nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string())?;
-        let socket = nix::sys::socket::socket(
-            nix::sys::socket::AddressFamily::Netlink,
-            nix::sys::socket::SockType::Raw,
-            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-            nix::sys::socket::SockProtocol::NetlinkNetFilter,
-        );
-        socket.map(drop).map_err(|e| e.to_string())
+        let table = net::nft::Nft::open("kutter-doctor").and_then(|table| table.remove());
+        table.map_err(|error| match error.errno() {
+            Some(errno) => nix::errno::Errno::from_raw(errno).to_string(),
+            None => error.to_string(),
+        })
     })
     .join();
     let (good, detail) = match answer {
@@ -169,6 +185,7 @@ fn data_dir(path: &Path) -> Finding {
     let space =
         nix::sys::statvfs::statvfs(existing).map(|s| (s.blocks_available() * s.fragment_size()) >> 30);
     let overlay = matches!(kind, Ok(k) if k == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC);
+    let needed = overlay || space.is_err();
     let (good, detail) = match (overlay, space) {
         (true, _) => {
             (false, format!("{} is on overlayfs: choose another place with --data-dir", path.display()))
@@ -177,5 +194,5 @@ fn data_dir(path: &Path) -> Finding {
         (false, Ok(gib)) => (true, format!("{} ({gib} GiB free)", path.display())),
         (false, Err(error)) => (false, format!("{}: {error}", path.display())),
     };
-    Finding { what: "data directory", good, needed: true, detail }
+    Finding { what: "data directory", good, needed, detail }
 }

@@ -11,7 +11,7 @@ use crate::commands::Up;
 use crate::manager::{Manager, Views};
 use crate::output::{self, Paint};
 use crate::progress::Progress;
-use crate::{CliError, Doing, Globals, Output, demo, kubeconfig};
+use crate::{CliError, Doing, Globals, Output, demo, doctor, kubeconfig};
 
 /// The node pool that `up` makes.
 pub const POOL: &str = "pool";
@@ -25,6 +25,9 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     let manager = Manager::ensure(globals).await?;
     let existing = manager.find(&args.name).await?;
     let running = existing.as_ref().is_some_and(|c| c.phase == Phase::Running);
+    if !running {
+        doctor::check(globals)?;
+    }
     let member = existing.as_ref().is_some_and(|c| c.member);
     if member && (args.nodes.is_some() || args.listen.is_some() || args.host_node) {
         return Err(CliError::told(format!(

@@ -20,6 +20,8 @@ ln -s "$KUTTER" "$WORK/bin/kutter"
 ln -s "$(command -v "${KUTTER_KUBECTL:-kubectl}")" "$WORK/bin/kubectl"
 export PATH="$WORK/bin:$PATH"
 cd "$WORK/here"
+# The address that the pages give this machine.
+ip addr add 10.0.0.5/32 dev lo
 run() {
     say "$1: $2"
     printf '%s\n' "$2" > "$WORK/command"

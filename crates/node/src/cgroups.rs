@@ -30,6 +30,7 @@ fn limits(options: &Options, c: &Cgroup) -> Resources {
         cpu_quota: Some(options.size.quota(c.cpu_quota).unwrap_or(-1)),
         cpu_period: Some(c.cpu_period),
         memory_limit: Some(c.memory_limit.unwrap_or(0)),
+        pids_limit: Some(i64::from(options.pids_max)),
         ..Resources::default()
     }
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub size: Size,
     /// Most pods at once.
     pub max_pods: u32,
+    /// Most processes and threads of one pod; 0 for no limit.
+    pub pids_max: u32,
     /// Images that are pulled at once; 1 pulls them one after another, as upstream does unless told otherwise.
     pub pulls_at_once: usize,
     /// PEM file of the authority that signs clients of the HTTPS server; none refuses everyone.
@@ -78,6 +80,7 @@ impl Options {
             annotations: BTreeMap::new(),
             size: Size::default(),
             max_pods: 110,
+            pids_max: 4096,
             pulls_at_once: 1,
             client_ca: None,
             cgroup_root: "/kubepods".into(),

@@ -3,18 +3,20 @@
 //!
 //! Memory is looked at more often than anything else here, and only while pods run.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use oci::cgroup::Cgroups;
 use oci::runtime::{ContainerState, ContainerStats, Filter, SandboxStats};
 use pods::evict::{self, Signal, Use};
 use pods::model::End;
 
 use crate::kubelet::Kubelet;
-use crate::{observe, register, stats};
+use crate::{cgroups, observe, register, stats};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -30,6 +32,7 @@ const LOG_FILES: u32 = 4;
 /// Looks for ever.
 pub async fn run(k: Arc<Kubelet>) {
     let mut round = 0u32;
+    let mut refused = HashMap::new();
     loop {
         tokio::time::sleep(PERIOD).await;
         round = round.wrapping_add(1);
@@ -44,6 +47,7 @@ pub async fn run(k: Arc<Kubelet>) {
         if low.is_none() && k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
             continue;
         }
+        refused = tell_of_forks(&k, &refused);
         if let Some(reading) = low {
             let text = format!("Attempting to reclaim {}", reading.signal.resource());
             k.events.node(&k.options.name, true, "EvictionThresholdMet", text);
@@ -68,6 +72,28 @@ pub async fn run(k: Arc<Kubelet>) {
 /// The first resource that is below its threshold.
 fn lowest(k: &Kubelet) -> Option<evict::Reading> {
     k.options.eviction.crossed(&register::readings(k)).first().copied()
+}
+
+/// Tells the pods that may not start another process; gives how often that happened to each.
+fn tell_of_forks(k: &Kubelet, before: &HashMap<String, u64>) -> HashMap<String, u64> {
+    let Ok(groups) = Cgroups::detect() else { return HashMap::new() };
+    let mut after = HashMap::new();
+    for pod in k.all_pods() {
+        let count = groups.forks_refused(&cgroups::path(&k.options, &pod));
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if count > before.get(&uid).copied().unwrap_or(0) {
+            let message = format!(
+                "The pod has as many processes as it may have ({}) and cannot start another: \
+                 mend it, or start the node with a higher --pod-max-pids",
+                k.options.pids_max
+            );
+            k.events.pod(&pod, None, true, "PIDLimitReached", message);
+        }
+        if count > 0 {
+            after.insert(uid, count);
+        }
+    }
+    after
 }
 
 /// Ends one pod for good.

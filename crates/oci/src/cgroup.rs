@@ -225,6 +225,11 @@ impl Cgroups {
         self.dir("pids", path).and_then(|d| number(&d.join("pids.current"))).unwrap_or(0)
     }
 
+    /// How often the group, or one below, was refused another process or thread.
+    pub fn forks_refused(&self, path: &str) -> u64 {
+        self.dir("pids", path).map_or(0, |dir| refused_below(&dir))
+    }
+
     /// How many processes of the group the kernel killed for want of memory.
     pub fn oom_kills(&self, path: &str) -> u64 {
         let Some(dir) = self.dir("memory", path) else { return 0 };
@@ -285,6 +290,13 @@ fn settings(r: &Resources, v2: bool) -> Vec<(&'static str, String, String)> {
         set("cpu", "", file, value.clone());
     }
     out
+}
+
+/// Version 1 counts where the process is, version 2 where the limit is.
+fn refused_below(dir: &Path) -> u64 {
+    let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = below.map(|entry| entry.path()).filter(|path| path.is_dir());
+    field(&dir.join("pids.events"), "max").unwrap_or(0) + dirs.map(|dir| refused_below(&dir)).sum::<u64>()
 }
 
 fn bytes_of_swap(both: i64, memory: Option<i64>) -> String {

@@ -64,6 +64,9 @@ pub struct Args {
     /// Mirrors, credentials and authorities of image registries.
     #[arg(long, value_name = "FILE", default_value = oci::registry::FILE)]
     registries: PathBuf,
+    /// Most processes and threads of one pod; 0 for no limit.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pod_max_pids: u32,
     /// Images that are pulled at once.
     #[arg(long, value_name = "N", default_value_t = 1)]
     max_parallel_image_pulls: usize,
@@ -173,6 +176,7 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.allowed_sysctls.clone_from(&args.allowed_unsafe_sysctls);
     options.taints.clone_from(&args.taint);
     options.max_pods = args.max_pods;
+    options.pids_max = args.pod_max_pids;
     let tunnel = [
         (node::network::TUNNEL, args.tunnel.map(|t| t.to_string())),
         (node::network::TUNNEL_GATEWAY, args.tunnel_gateway.map(|t| t.to_string())),

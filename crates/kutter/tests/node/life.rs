@@ -9,6 +9,7 @@ use crate::rig::{Rig, phase, ready, script, status, until, waits};
 pub async fn all(rig: &mut Rig) {
     completes_with_volumes(rig).await;
     reports_what_is_wrong(rig).await;
+    bounds_what_misbehaves(rig).await;
     survives_the_node_process(rig).await;
     // A pod without grace leaves the API at once, the node a little later.
     let pods = rig.dir.join("node/pods");
@@ -91,6 +92,21 @@ async fn reports_what_is_wrong(rig: &Rig) {
     for name in ["crash", "image", "config", "big", "late"] {
         rig.delete(name).await;
     }
+}
+
+/// A container that forks without end is kept within its limit and says so; one that ignores SIGTERM is killed.
+async fn bounds_what_misbehaves(rig: &Rig) {
+    // Bounded here, too: a limit that fails must not take the machine along.
+    let forks = "(i=0; while [ $i -lt 500 ]; do sleep 600 & i=$((i+1)); done); exec sleep 600";
+    rig.create("forks", json!({ "terminationGracePeriodSeconds": 0, "containers": [script("c", forks)] }))
+        .await;
+    let deaf = script("c", "trap '' TERM; while true; do sleep 0.1; done");
+    rig.create("deaf", json!({ "terminationGracePeriodSeconds": 1, "containers": [deaf] })).await;
+    rig.pod("deaf", "runs", ready).await;
+    rig.delete("deaf").await;
+    rig.event("forks", "PIDLimitReached", "--pod-max-pids").await;
+    rig.pod("forks", "runs on", ready).await;
+    rig.delete("forks").await;
 }
 
 /// A killed node process touches no container; probes and statuses go on with the next one.

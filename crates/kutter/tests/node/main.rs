@@ -21,7 +21,7 @@ async fn cri() {
 }
 
 async fn both(sort: Sort) {
-    let mut rig = Rig::new(sort, &[]).await;
+    let mut rig = Rig::new(sort, &["--pod-max-pids=64"]).await;
     kubelet::all(&rig).await;
     life::all(&mut rig).await;
 }
