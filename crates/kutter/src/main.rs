@@ -24,21 +24,30 @@ struct Cli {
     command: Command,
 }
 
+/// In the help, what people run every day comes first, then single roles, then the rest.
+const ROLES: usize = 100;
+const LAST: usize = 200;
+
 /// The commands: those for users, then one line per role, in alphabetical order.
 #[derive(Subcommand)]
 enum Command {
     /// Run the API server alone
+    #[command(display_order = ROLES)]
     Apiserver(roles::apiserver::Args),
     /// Measure an API server
+    #[command(display_order = ROLES)]
     Bench(bench::Args),
     /// Run the controllers alone, against any API server
+    #[command(display_order = ROLES)]
     Controllers(roles::controllers::Args),
     /// Run the control plane of a cluster
     #[command(hide = true)]
     Controlplane(roles::controlplane::Args),
     /// Run the node of this machine: kubelet, proxy and DNS
+    #[command(display_order = ROLES)]
     Node(Box<roles::node::Args>),
     /// Run the scheduler alone, against any API server
+    #[command(display_order = ROLES)]
     Scheduler(roles::scheduler::Args),
     /// Run a part of the demo application
     #[command(hide = true)]
@@ -55,16 +64,19 @@ enum Command {
     #[command(hide = true)]
     Manager,
     /// Print a script that completes commands in a shell
+    #[command(display_order = LAST)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Write a man page for every command into a folder
+    #[command(display_order = LAST)]
     Man {
         /// The folder
         dir: std::path::PathBuf,
     },
     /// Print the version
+    #[command(display_order = LAST)]
     Version,
 }
 

@@ -259,7 +259,7 @@ impl Tour<'_> {
             .collect();
         let grown = self.deployments.wait_until(|c| {
             let status = c.get(NAMESPACE, "backend").and_then(|d| d.status.clone());
-            status.is_some_and(|s| s.ready_replicas.unwrap_or(0) >= 2)
+            status.is_some_and(|s| s.ready_replicas.unwrap_or(0) > 2)
         });
         let waited = self.within("the scaling of the back end", grown).await;
         busy.iter().for_each(tokio::task::JoinHandle::abort);
