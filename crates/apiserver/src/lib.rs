@@ -11,6 +11,7 @@ mod backup;
 mod bootstrap;
 mod certificates;
 mod codec;
+mod components;
 mod config;
 pub mod connect;
 mod convert;

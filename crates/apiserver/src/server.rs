@@ -57,6 +57,8 @@ pub struct ApiServer {
     pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
     pub tokens: std::sync::OnceLock<crate::authenticate::token::Tokens>,
+    /// Further parts of the control plane that run within this process, as `componentstatuses` name them.
+    pub components: RwLock<Vec<&'static str>>,
     /// Set once the objects every cluster has are in the store.
     pub bootstrapped: std::sync::atomic::AtomicBool,
 }
@@ -127,6 +129,7 @@ impl ApiServer {
             quotas: crate::quota::Quotas::default(),
             embedded: std::sync::OnceLock::new(),
             samples: crate::usage::Samples::default(),
+            components: RwLock::new(Vec::new()),
             bootstrapped: std::sync::atomic::AtomicBool::new(false),
         })
     }

@@ -1,8 +1,10 @@
-//! What every namespace has: the account `default` and the cluster's root certificate.
+//! What every namespace has: the account `default` and the cluster's root certificate. Secrets that hold tokens of
+//! accounts.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{Action, Plan, pod};
@@ -65,6 +67,77 @@ pub fn plan_root_ca(namespace: &Namespace, published: Option<&ConfigMap>, root_c
     Plan { actions, ..Plan::idle(why) }
 }
 
+/// The type of secrets that hold a token of an account.
+pub const TOKEN_TYPE: &str = "kubernetes.io/service-account-token";
+const OF_NAME: &str = "kubernetes.io/service-account.name";
+const OF_UID: &str = "kubernetes.io/service-account.uid";
+const NAMESPACE_KEY: &str = "namespace";
+const TOKEN_KEY: &str = "token";
+
+fn annotation<'a>(secret: &'a Secret, key: &str) -> &'a str {
+    let found = secret.metadata.annotations.as_ref().and_then(|all| all.get(key));
+    found.map_or("", String::as_str)
+}
+
+/// The name of the account whose token a secret is to hold, if it is of this kind.
+#[must_use]
+pub fn account_of(secret: &Secret) -> Option<&str> {
+    let name = annotation(secret, OF_NAME);
+    (secret.type_.as_deref() == Some(TOKEN_TYPE) && !name.is_empty()).then_some(name)
+}
+
+fn is_empty(secret: &Secret, key: &str) -> bool {
+    secret.data.as_ref().and_then(|data| data.get(key)).is_none_or(|value| value.0.is_empty())
+}
+
+/// Whether the account is the one the secret is for.
+#[must_use]
+pub fn fits(secret: &Secret, account: &ServiceAccount) -> bool {
+    let uid = annotation(secret, OF_UID);
+    account_of(secret) == account.metadata.name.as_deref()
+        && (uid.is_empty() || Some(uid) == account.metadata.uid.as_deref())
+}
+
+/// Whether a token is to be made for the secret.
+#[must_use]
+pub fn needs_token(secret: &Secret) -> bool {
+    is_empty(secret, TOKEN_KEY)
+}
+
+/// Fills a secret for an account's token, or deletes it when there is no such account. `token` is a new one, for
+/// secrets that need it.
+#[must_use]
+pub fn plan_token(
+    secret: &Secret,
+    account: Option<&ServiceAccount>,
+    root_ca: Option<&str>,
+    token: Option<String>,
+) -> Plan {
+    if pod::is_deleting(secret) || account_of(secret).is_none() {
+        return Plan::idle("it is to hold no token");
+    }
+    let Some(account) = account.filter(|account| fits(secret, account)) else {
+        return Plan { actions: vec![Action::delete(secret)], ..Plan::idle("the account does not exist") };
+    };
+    let mut new = secret.clone();
+    let data = new.data.get_or_insert_default();
+    let mut put = |key: &str, value: &str| data.insert(key.to_owned(), ByteString(value.as_bytes().to_vec()));
+    if let Some(ca) = root_ca {
+        put(CA_KEY, ca);
+    }
+    if is_empty(secret, NAMESPACE_KEY) {
+        put(NAMESPACE_KEY, secret.metadata.namespace.as_deref().unwrap_or(""));
+    }
+    if let Some(token) = token.filter(|_| needs_token(secret)) {
+        put(TOKEN_KEY, &token);
+    }
+    let annotations = new.metadata.annotations.get_or_insert_default();
+    annotations.insert(OF_UID.to_owned(), account.metadata.uid.clone().unwrap_or_default());
+    let actions: Vec<Action> = Action::patch(secret, &new).into_iter().collect();
+    let why = if actions.is_empty() { "the secret is filled" } else { "the secret lacks something" };
+    Plan { actions, ..Plan::idle(why) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +156,31 @@ mod tests {
         good.metadata.annotations =
             Some(BTreeMap::from([(DESCRIPTION.to_owned(), DESCRIPTION_TEXT.to_owned())]));
         assert_eq!(plan_root_ca(&namespace, Some(&good), "CA").actions, []);
+    }
+
+    #[test]
+    fn secrets_are_filled_for_their_account() {
+        let secret: Secret = serde_json::from_value(serde_json::json!({"type": TOKEN_TYPE,
+            "metadata": {"name": "s", "namespace": "n", "annotations": {OF_NAME: "a"}}}))
+        .expect("a secret");
+        let mut account = ServiceAccount::default();
+        account.metadata.name = Some("a".to_owned());
+        account.metadata.uid = Some("u".to_owned());
+        assert_eq!(plan_token(&secret, None, None, None).actions, [Action::delete(&secret)]);
+        let plan = plan_token(&secret, Some(&account), Some("CA"), Some("t".to_owned()));
+        let [Action::Patch { patch, .. }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        assert_eq!(
+            patch["data"],
+            serde_json::json!({"ca.crt": "Q0E=", "namespace": "bg==", "token": "dA=="})
+        );
+        assert_eq!(patch["metadata"]["annotations"], serde_json::json!({OF_UID: "u"}));
+        let mut of_another = secret.clone();
+        of_another.metadata.annotations.get_or_insert_default().insert(OF_UID.to_owned(), "v".to_owned());
+        assert_eq!(
+            plan_token(&of_another, Some(&account), None, None).actions,
+            [Action::delete(&of_another)]
+        );
+        let plain = Secret { type_: Some("Opaque".to_owned()), ..secret };
+        assert_eq!(plan_token(&plain, None, None, None).actions, []);
     }
 }

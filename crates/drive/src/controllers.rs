@@ -49,6 +49,7 @@ pub const ALL: &[Controller] = &[
     Controller { name: "endpoint-slice-mirroring-controller", wire: network::mirror },
     Controller { name: "service-cidr-controller", wire: servicecidr::protect },
     Controller { name: "service-account-controller", wire: lifecycle::service_account },
+    Controller { name: "serviceaccount-token-controller", wire: lifecycle::tokens },
     Controller { name: "root-ca-certificate-publisher", wire: lifecycle::root_ca },
     Controller { name: "bootstrap-signer-controller", wire: bootstrap::signer },
     Controller { name: "token-cleaner-controller", wire: bootstrap::cleaner },

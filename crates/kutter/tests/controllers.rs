@@ -11,10 +11,12 @@ use apiserver::{ApiServer, Config as ServerConfig};
 use client::{Cache, Client, Config, DeleteOptions, Kind, ListOptions, Patch, WriteOptions};
 use drive::controllers::Options;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::authentication::v1::TokenReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -189,6 +191,42 @@ async fn tokens_sign_where_the_cluster_is_and_go_when_they_are_over() -> Outcome
     assert_eq!(config["clusters"][0]["cluster"]["server"], json!(server));
     let header = "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9..";
     assert!(signature.starts_with(header) && signature.len() == header.len() + 43, "{signature}");
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_get_the_tokens_of_their_accounts_and_ranges_become_ready() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let secret = |name: &str, account: &str| {
+        let annotations = json!({"kubernetes.io/service-account.name": account});
+        serde_json::from_value::<Secret>(json!({"type": "kubernetes.io/service-account-token",
+            "metadata": {"name": name, "namespace": "t", "annotations": annotations}}))
+    };
+    cluster.until::<ServiceAccount>("default", |account| account.is_some()).await?;
+    cluster.client.create(&secret("s", "default")?).await?;
+    cluster.client.create(&secret("of-nobody", "gone")?).await?;
+    let has = |secret: Option<&Secret>, key: &str| {
+        secret.and_then(|s| s.data.as_ref()).and_then(|d| d.get(key)).is_some_and(|v| !v.0.is_empty())
+    };
+    let filled =
+        |secret: Option<&Secret>| ["token", "namespace", "ca.crt"].iter().all(|key| has(secret, key));
+    cluster.until::<Secret>("s", filled).await?;
+    cluster.until::<Secret>("of-nobody", |secret| secret.is_none()).await?;
+    let held: Secret = cluster.client.get("t", "s").await?;
+    let token = held.data.as_ref().and_then(|d| d.get("token")).ok_or("no token")?;
+    let review = json!({"spec": {"token": String::from_utf8(token.0.clone())?}});
+    let review: TokenReview = cluster.client.create(&serde_json::from_value(review)?).await?;
+    let user = review.status.and_then(|s| s.user).and_then(|u| u.username);
+    assert_eq!(user.as_deref(), Some("system:serviceaccount:t:default"));
+    let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.200.0.0/24"]}});
+    cluster.client.create(&serde_json::from_value::<ServiceCIDR>(range)?).await?;
+    let ready = |range: Option<&ServiceCIDR>| {
+        let conditions = range.and_then(|r| r.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+            && range.is_some_and(|r| r.metadata.finalizers.is_some())
+    };
+    cluster.until::<ServiceCIDR>("more", ready).await?;
     cluster.end().await;
     Ok(())
 }

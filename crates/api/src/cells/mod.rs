@@ -5,6 +5,7 @@
 use base::time::unix_seconds;
 use serde_json::{Value, json};
 
+mod conditions;
 mod pod;
 
 const NONE: &str = "<none>";
@@ -198,7 +199,8 @@ fn computed(kind: &str, column: &str, object: &Value, now: i64) -> Option<Value>
         ("HorizontalPodAutoscaler", "Targets") => json!(hpa_targets(object)),
         ("PodDisruptionBudget", "Min Available") => json!(or_na(at(object, "spec.minAvailable"))),
         ("PodDisruptionBudget", "Max Unavailable") => json!(or_na(at(object, "spec.maxUnavailable"))),
-        ("CertificateSigningRequest", "Condition") => json!(csr_condition(object)),
+        ("ComponentStatus", column) => json!(conditions::component(object, column)?),
+        ("CertificateSigningRequest", "Condition") => json!(conditions::request(object)),
         ("CertificateSigningRequest", "RequestedDuration") => {
             json!(age(at(object, "spec.expirationSeconds").and_then(Value::as_i64)?))
         }
@@ -479,20 +481,4 @@ fn or_na(value: Option<&Value>) -> String {
         Some(other) => other.to_string(),
         None => "N/A".to_owned(),
     }
-}
-
-fn csr_condition(csr: &Value) -> String {
-    let kinds: Vec<&str> = items(csr, "status.conditions").iter().filter_map(|c| text(c, "type")).collect();
-    let mut shown = match () {
-        () if kinds.contains(&"Denied") => "Denied".to_owned(),
-        () if kinds.contains(&"Approved") => "Approved".to_owned(),
-        () => "Pending".to_owned(),
-    };
-    if kinds.contains(&"Failed") {
-        shown.push_str(",Failed");
-    }
-    if text(csr, "status.certificate").is_some_and(|c| !c.is_empty()) {
-        shown.push_str(",Issued");
-    }
-    shown
 }

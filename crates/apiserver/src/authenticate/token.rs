@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
@@ -202,7 +202,7 @@ pub fn identify(
             claims.aud
         ));
     }
-    check_bound(server, &claims.kubernetes, now)?;
+    check_bound(server, &claims.kubernetes, token, now)?;
     Ok((identity(&claims), fitting))
 }
 
@@ -225,16 +225,34 @@ fn find(server: &ApiServer, plural: &str, namespace: &str, bound: &Bound, now: i
     }
 }
 
-fn check_bound(server: &ApiServer, private: &Private, now: i64) -> Result<(), String> {
+fn check_bound(server: &ApiServer, private: &Private, token: &str, now: i64) -> Result<(), String> {
     let namespace = private.namespace.as_str();
     find(server, "serviceaccounts", namespace, &private.serviceaccount, now)?;
     if let Some(secret) = &private.secret {
-        find(server, "secrets", namespace, secret, now)?;
+        check_secret(&find(server, "secrets", namespace, secret, now)?, token)?;
     }
     match (&private.pod, &private.node) {
         (Some(pod), _) => find(server, "pods", namespace, pod, now).map(drop),
         (None, Some(node)) => find(server, "nodes", "", node, now).map(drop),
         (None, None) => Ok(()),
+    }
+}
+
+/// A secret that holds a token of an account is good for the one it holds, and only while nothing marks it.
+fn check_secret(secret: &Value, token: &str) -> Result<(), String> {
+    if at(secret, "type").and_then(Value::as_str) != Some("kubernetes.io/service-account-token") {
+        return Ok(());
+    }
+    let held = at(secret, "data.token").and_then(Value::as_str).unwrap_or("");
+    if STANDARD.decode(held).unwrap_or_default() != token.as_bytes() {
+        return Err("token does not match server's copy".into());
+    }
+    let labels = secret.get("metadata").and_then(|metadata| metadata.get("labels"));
+    match labels.and_then(|labels| labels.get("kubernetes.io/legacy-token-invalid-since")) {
+        Some(Value::String(since)) if !since.is_empty() => {
+            Err(format!("the token in secret {} has been marked invalid", object::name(secret)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -43,6 +43,9 @@ pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
     if !call.resource.def.is_stored() {
         return match call.info.verb {
             "get" | "list" if call.resource.def.group == "metrics.k8s.io" => crate::usage::answer(call).await,
+            "get" | "list" if call.resource.def.kind == "ComponentStatus" => {
+                crate::components::answer(call).await
+            }
             "create" if call.info.name.is_empty() => subresource::review(call).await,
             _ => Err(Status::no_method()),
         };

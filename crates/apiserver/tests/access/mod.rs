@@ -1,5 +1,7 @@
 //! Who is let in, and what is admitted.
 
+mod tokens;
+
 use crate::harness::{Answer, with_server};
 
 /// The `Warning` headers of an answer.

@@ -13,6 +13,7 @@ use serve::outbound::{self, ClientTls};
 /// A server and the administrator's access to it.
 pub struct Server {
     pub address: SocketAddr,
+    pub server: std::sync::Arc<ApiServer>,
     tls: ClientTls,
     stranger: ClientTls,
 }
@@ -42,7 +43,8 @@ pub fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
             |name: &str| std::fs::read_to_string(directory.path().join("pki").join(name)).expect("read pki");
         let tls = ClientTls::new(&pki("ca.crt"), &pki("admin.crt"), &pki("admin.key")).expect("client");
         let stranger = ClientTls::new(&pki("ca.crt"), "", "").expect("client");
-        test(Server { address: running.address, tls, stranger }).await;
+        let server = running.server.clone();
+        test(Server { address: running.address, server, tls, stranger }).await;
         running.shutdown().await;
     });
 }

@@ -9,8 +9,9 @@ use controllers::namespace::{self, Remaining};
 use controllers::{Plan, Resource, aggregation, pod, protection, serviceaccount};
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+    ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -19,6 +20,9 @@ use crate::discovery::Served;
 use crate::graph::Graph;
 use crate::shell::{Pass, Planner, Wiring};
 
+/// The longest life the API gives: such a token ends with its secret.
+const TOKEN_LIFE_S: i64 = 1 << 32;
+const TOKENS: &str = "type=kubernetes.io/service-account-token";
 /// Resources of an ending namespace that are asked about at once.
 const ASKED_AT_ONCE: usize = 16;
 /// Objects of one resource that are looked at in one pass.
@@ -56,6 +60,61 @@ pub(super) fn root_ca(wiring: &mut Wiring) -> Planner {
         let published = published.get(&pass.key.name, serviceaccount::ROOT_CA);
         serviceaccount::plan_root_ca(&namespace, published.as_deref(), ca)
     })
+}
+
+pub(super) fn tokens(wiring: &mut Wiring) -> Planner {
+    let secrets = wiring.on_where::<Secret>(TOKENS, |secret, wake| wake(ObjectKey::of(secret)));
+    let known = secrets.clone();
+    wiring.on_change::<ServiceAccount>(move |change, wake| {
+        for secret in known.list(&change.key.namespace) {
+            if serviceaccount::account_of(&secret) == Some(&*change.key.name) {
+                wake(ObjectKey::of(&*secret));
+            }
+        }
+    });
+    let (client, settings) = (wiring.client().clone(), wiring.settings().clone());
+    Planner::asking(move |key, _| {
+        let (found, client, settings) = (secrets.get_key(&key), client.clone(), settings.clone());
+        async move {
+            let Some(secret) = found else { return Ok(Plan::idle("the secret is gone")) };
+            let Some(name) = serviceaccount::account_of(&secret) else {
+                return Ok(Plan::idle("it is to hold no token"));
+            };
+            // A secret that is deleted for want of an account does not come back: the API is asked.
+            let account = match client.get::<ServiceAccount>(&key.namespace, name).await {
+                Ok(account) => Some(account),
+                Err(error) if error.is_not_found() => None,
+                Err(error) => return Err(error),
+            };
+            let fits = account.as_ref().is_some_and(|account| serviceaccount::fits(&secret, account));
+            let token = match fits && serviceaccount::needs_token(&secret) && !pod::is_deleting(&*secret) {
+                true => Some(request(&client, &secret, &key.namespace, name).await?),
+                false => None,
+            };
+            let ca = settings.root_ca.as_deref();
+            Ok(serviceaccount::plan_token(&secret, account.as_ref(), ca, token))
+        }
+    })
+}
+
+/// A token that is known for as long as the secret exists.
+async fn request(client: &Client, secret: &Secret, namespace: &str, account: &str) -> Result<String, Error> {
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_LIFE_S),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Secret".to_owned()),
+                name: secret.metadata.name.clone(),
+                uid: secret.metadata.uid.clone(),
+            }),
+            ..TokenRequestSpec::default()
+        }),
+        ..TokenRequest::default()
+    };
+    let made: TokenRequest =
+        client.create_subresource::<ServiceAccount, _, _>(namespace, account, "token", &request).await?;
+    Ok(made.status.and_then(|status| status.token).unwrap_or_default())
 }
 
 pub(super) fn garbage_collector(wiring: &mut Wiring) -> Planner {

@@ -63,6 +63,7 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         ..Config::new(args.data_dir, *first)
     };
     let running = ApiServer::start(config).await?;
+    running.server.components.write().extend(["controller-manager", "scheduler"]);
     let client = |name: &str| {
         Client::new(Arc::new(LocalTransport::new(Arc::clone(&running.server), Identity::system(name))))
     };
