@@ -44,7 +44,7 @@ fn store(text: &str) -> Result<StoreChoice, String> {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(false);
+    super::memory::allow_huge_pages(false);
     let config = Config {
         advertise: args.advertise,
         names: args.names,
@@ -54,6 +54,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let running = ApiServer::start(config).await?;
+        super::memory::settle_soon();
         println!("API server   https://{}", running.address);
         println!("Kubernetes   v1.36");
         println!("kubectl      kubectl --kubeconfig {} get namespaces", running.admin_kubeconfig.display());

@@ -29,7 +29,7 @@ pub struct Args {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(false);
+    super::memory::allow_huge_pages(false);
     let config = Config::infer(args.kubeconfig.as_deref(), args.context.as_deref())?;
     let root_ca = config.ca.as_ref().map(client::Material::read).transpose()?;
     let root_ca = root_ca.map(String::from_utf8).transpose()?;
@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
         ..Options::default()
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        super::memory::settle_soon();
         tokio::select! {
             () = drive::controllers::run(client, options) => {}
             stopped = tokio::signal::ctrl_c() => stopped?,

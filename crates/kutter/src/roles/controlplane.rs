@@ -42,7 +42,7 @@ pub struct Args {
 /// Runs until it is told to stop.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(false);
+    super::memory::allow_huge_pages(false);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
 }
 
@@ -83,6 +83,7 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         super::addons::ensure(&client("system:kutter-addons"), dns).await?;
     }
     super::notify_ready();
+    super::memory::settle_soon();
     if args.external.is_some() {
         let joining = Joining {
             cluster: args.cluster_name,

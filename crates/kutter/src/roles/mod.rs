@@ -9,6 +9,7 @@ pub mod controlplane;
 pub mod launch;
 mod local;
 pub mod manager;
+mod memory;
 pub mod node;
 mod open;
 pub mod scheduler;
@@ -27,15 +28,6 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Says whether the kernel may back this process with huge pages where it does so unasked. Roles that stay refuse:
-/// each of the heap's regions would be resident whole, twice what an idle process needs. The flag survives fork and
-/// exec, so whoever starts containers takes it back, for their sake.
-pub fn allow_huge_pages(allow: bool) {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(!allow) {
-        tracing::debug!(%error, "the use of huge pages stays as it is");
-    }
 }
 
 /// Sends log lines to standard error, `info` and above unless `KUTTER_LOG` says otherwise.

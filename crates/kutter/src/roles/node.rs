@@ -132,7 +132,7 @@ fn taint(text: &str) -> Result<Taint, String> {
 /// Runs until it is interrupted. Containers go on.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(false);
+    super::memory::allow_huge_pages(false);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), None)?)?;
     let name = match &args.name {
@@ -148,6 +148,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
         let network = network(&args, &options, client.clone()).await?;
         let _kubelet = Kubelet::start(options, client, runtime, network).await?;
         super::notify_ready();
+        super::memory::settle_soon();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             stopped = tokio::signal::ctrl_c() => stopped?,

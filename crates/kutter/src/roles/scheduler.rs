@@ -25,11 +25,12 @@ pub struct Args {
 /// Runs until it is interrupted.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(false);
+    super::memory::allow_huge_pages(false);
     let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), args.context.as_deref())?)?;
     let identity = format!("{}_{}", nix::unistd::gethostname()?.to_string_lossy(), std::process::id());
     let election = args.leader_elect.then(|| Election::new("kutter-scheduler", identity));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        super::memory::settle_soon();
         tokio::select! {
             () = drive::scheduler::run(client, Options { election }) => {}
             stopped = tokio::signal::ctrl_c() => stopped?,

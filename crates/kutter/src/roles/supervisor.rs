@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// the supervisor is the first process of the node's namespaces.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
-    super::allow_huge_pages(true);
+    super::memory::allow_huge_pages(true);
     oci::supervisor::run(&args.dir, super::notify_ready)?;
     if std::process::id() == 1 {
         end_all();
