@@ -4,23 +4,30 @@
 //! an associative list, `v:…` for a member of a set, `i:n` for a position. Elements are kept in that very text,
 //! in canonical form, so that reading, comparing and writing a set needs no other representation.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
 use serde_json::{Map, Value};
 
-/// A set of paths, as a tree.
+/// A set of paths, as a tree. The elements at each place are sorted: sets are small, and made and merged far more
+/// often than searched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
-    nodes: BTreeMap<Box<str>, Node>,
+    nodes: Vec<Node>,
 }
 
 /// What a set says of one element and what lies below it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Node {
+    element: Box<str>,
     /// The path that ends here is in the set.
     member: bool,
     children: FieldSet,
+}
+
+/// The element of a field or map key.
+pub(crate) fn field_element(name: &str) -> String {
+    let mut element = String::with_capacity(name.len() + 2);
+    element.push_str("f:");
+    element.push_str(name);
+    element
 }
 
 impl FieldSet {
@@ -33,7 +40,7 @@ impl FieldSet {
     pub fn of_fields(paths: &[&str]) -> FieldSet {
         let mut set = FieldSet::new();
         for path in paths {
-            let elements: Vec<String> = path.split('.').map(|name| format!("f:{name}")).collect();
+            let elements: Vec<String> = path.split('.').map(field_element).collect();
             set.insert(&elements);
         }
         set
@@ -44,53 +51,104 @@ impl FieldSet {
         self.nodes.is_empty()
     }
 
+    /// Where an element is, or would be.
+    fn place(&self, element: &str) -> Result<usize, usize> {
+        // Most sets are made in order.
+        match self.nodes.last() {
+            Some(last) if *last.element < *element => Err(self.nodes.len()),
+            _ => self.nodes.binary_search_by(|node| (*node.element).cmp(element)),
+        }
+    }
+
+    fn node(&self, element: &str) -> Option<&Node> {
+        self.nodes.get(self.place(element).ok()?)
+    }
+
     /// Adds a path. The empty path is in no set.
     pub fn insert<S: AsRef<str>>(&mut self, path: &[S]) {
-        if let [first, rest @ ..] = path {
-            let node = self.nodes.entry(first.as_ref().into()).or_default();
-            match rest {
-                [] => node.member = true,
-                _ => node.children.insert(rest),
-            }
+        let [first, rest @ ..] = path else { return };
+        let at = self.place(first.as_ref()).unwrap_or_else(|at| {
+            let node = Node { element: first.as_ref().into(), member: false, children: FieldSet::new() };
+            self.nodes.insert(at, node);
+            at
+        });
+        match rest {
+            [] => self.nodes[at].member = true,
+            _ => self.nodes[at].children.insert(rest),
+        }
+    }
+
+    /// Takes out one path, and not what lies below it.
+    pub(crate) fn withdraw(&mut self, path: &[&str]) {
+        let [first, rest @ ..] = path else { return };
+        let Ok(at) = self.place(first) else { return };
+        let node = &mut self.nodes[at];
+        match rest {
+            [] => node.member = false,
+            _ => node.children.withdraw(rest),
+        }
+        if !node.member && node.children.is_empty() {
+            self.nodes.remove(at);
         }
     }
 
     /// Adds everything of `other` below `element`.
-    pub(crate) fn graft(&mut self, element: &str, member: bool, children: FieldSet) {
-        if member || !children.is_empty() {
-            let node = self.nodes.entry(element.into()).or_default();
-            node.member |= member;
-            node.children.absorb(children);
+    pub(crate) fn graft(
+        &mut self,
+        element: impl Into<Box<str>> + AsRef<str>,
+        member: bool,
+        children: FieldSet,
+    ) {
+        if !member && children.is_empty() {
+            return;
+        }
+        match self.place(element.as_ref()) {
+            Ok(at) => {
+                self.nodes[at].member |= member;
+                self.nodes[at].children.absorb(children);
+            }
+            Err(at) => self.nodes.insert(at, Node { element: element.into(), member, children }),
         }
     }
 
-    fn absorb(&mut self, other: FieldSet) {
-        for (element, node) in other.nodes {
-            match self.nodes.entry(element) {
-                Entry::Vacant(place) => {
-                    place.insert(node);
+    /// Adds the paths of `other`.
+    pub(crate) fn absorb(&mut self, other: FieldSet) {
+        if self.nodes.is_empty() {
+            self.nodes = other.nodes;
+            return;
+        }
+        for node in other.nodes {
+            match self.place(&node.element) {
+                Ok(at) => {
+                    self.nodes[at].member |= node.member;
+                    self.nodes[at].children.absorb(node.children);
                 }
-                Entry::Occupied(mut place) => {
-                    place.get_mut().member |= node.member;
-                    place.get_mut().children.absorb(node.children);
-                }
+                Err(at) => self.nodes.insert(at, node),
             }
         }
     }
 
     /// Whether the path of this single element is in the set.
     pub(crate) fn has(&self, element: &str) -> bool {
-        self.nodes.get(element).is_some_and(|n| n.member)
+        self.node(element).is_some_and(|n| n.member)
     }
 
     /// The part of the set below an element.
     pub(crate) fn below(&self, element: &str) -> Option<&FieldSet> {
-        self.nodes.get(element).map(|n| &n.children).filter(|c| !c.is_empty())
+        self.node(element).map(|n| &n.children).filter(|c| !c.is_empty())
     }
 
     /// Elements with what lies below them.
     pub(crate) fn elements(&self) -> impl Iterator<Item = (&str, &FieldSet)> {
-        self.nodes.iter().map(|(element, node)| (element.as_ref(), &node.children))
+        self.nodes.iter().map(|node| (&*node.element, &node.children))
+    }
+
+    /// Whether every path of `other` is in the set.
+    pub(crate) fn covers(&self, other: &FieldSet) -> bool {
+        other.nodes.iter().all(|theirs| match self.node(&theirs.element) {
+            Some(node) => (node.member || !theirs.member) && node.children.covers(&theirs.children),
+            None => false,
+        })
     }
 
     /// Paths in either.
@@ -102,38 +160,50 @@ impl FieldSet {
 
     /// Paths in `self` and not in `other`.
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.filter(other, |in_other| !in_other)
+        let mut result = self.clone();
+        result.subtract(other);
+        result
+    }
+
+    /// Takes out the paths of `other`.
+    pub(crate) fn subtract(&mut self, other: &FieldSet) {
+        if other.is_empty() {
+            return;
+        }
+        self.nodes.retain_mut(|node| {
+            if let Some(theirs) = other.node(&node.element) {
+                node.member &= !theirs.member;
+                node.children.subtract(&theirs.children);
+            }
+            node.member || !node.children.is_empty()
+        });
     }
 
     /// Paths in both.
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
-        self.filter(other, |in_other| in_other)
+        let both = |node: &Node| {
+            let theirs = other.node(&node.element)?;
+            let member = node.member && theirs.member;
+            let children = node.children.intersection(&theirs.children);
+            let some = member || !children.is_empty();
+            some.then(|| Node { element: node.element.clone(), member, children })
+        };
+        FieldSet { nodes: self.nodes.iter().filter_map(both).collect() }
     }
 
-    fn filter(&self, other: &FieldSet, keep: fn(bool) -> bool) -> FieldSet {
-        static NOTHING: Node = Node { member: false, children: FieldSet { nodes: BTreeMap::new() } };
-        let mut result = FieldSet::new();
-        for (element, node) in &self.nodes {
-            let theirs = other.nodes.get(element).unwrap_or(&NOTHING);
-            let member = node.member && keep(theirs.member);
-            result.graft(element, member, node.children.filter(&theirs.children, keep));
+    /// Takes out the paths of `other` and everything below them.
+    pub fn subtract_below(&mut self, other: &FieldSet) {
+        if other.is_empty() {
+            return;
         }
-        result
-    }
-
-    /// `self` without the paths of `other` and everything below them.
-    pub fn recursive_difference(&self, other: &FieldSet) -> FieldSet {
-        let mut result = FieldSet::new();
-        for (element, node) in &self.nodes {
-            match other.nodes.get(element) {
-                Some(theirs) if theirs.member => {}
-                Some(theirs) => {
-                    result.graft(element, node.member, node.children.recursive_difference(&theirs.children));
-                }
-                None => result.graft(element, node.member, node.children.clone()),
+        self.nodes.retain_mut(|node| match other.node(&node.element) {
+            Some(theirs) if theirs.member => false,
+            Some(theirs) => {
+                node.children.subtract_below(&theirs.children);
+                node.member || !node.children.is_empty()
             }
-        }
-        result
+            None => true,
+        });
     }
 
     /// Every path, written for people: `.spec.containers[name="a"].image`.
@@ -144,9 +214,9 @@ impl FieldSet {
     }
 
     fn collect(&self, prefix: &mut String, found: &mut Vec<String>) {
-        for (element, node) in &self.nodes {
+        for node in &self.nodes {
             let length = prefix.len();
-            prefix.push_str(&describe(element));
+            prefix.push_str(&describe(&node.element));
             if node.member {
                 found.push(prefix.clone());
             }
@@ -158,7 +228,7 @@ impl FieldSet {
     /// The `FieldsV1` form.
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
-        for (element, node) in &self.nodes {
+        for node in &self.nodes {
             let mut below = match node.children.to_json() {
                 Value::Object(map) => map,
                 _ => Map::new(),
@@ -166,7 +236,7 @@ impl FieldSet {
             if node.member && !below.is_empty() {
                 below.insert(".".into(), Value::Object(Map::new()));
             }
-            map.insert(element.to_string(), Value::Object(below));
+            map.insert(node.element.to_string(), Value::Object(below));
         }
         Value::Object(map)
     }
@@ -180,8 +250,11 @@ impl FieldSet {
             }
             let map = below.as_object()?;
             let member = map.is_empty() || map.contains_key(".");
-            let node = Node { member, children: FieldSet::from_json(below)? };
-            set.nodes.insert(canonical(element)?, node);
+            let node = Node { element: canonical(element)?, member, children: FieldSet::from_json(below)? };
+            match set.place(&node.element) {
+                Ok(at) => set.nodes[at] = node,
+                Err(at) => set.nodes.insert(at, node),
+            }
         }
         Some(set)
     }
@@ -240,8 +313,16 @@ mod tests {
         assert_eq!(a.union(&b), set(json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}, "f:d": {}})));
         assert_eq!(a.difference(&b), set(json!({"f:a": {}, "f:b": {"f:c": {}}})));
         assert_eq!(a.intersection(&b), set(json!({"f:b": {}})));
-        assert_eq!(a.recursive_difference(&b), set(json!({"f:a": {}})));
+        let mut c = a.clone();
+        c.subtract_below(&b);
+        assert_eq!(c, set(json!({"f:a": {}})));
         assert!(a.difference(&a).is_empty());
+        let mut d = a.clone();
+        d.withdraw(&["f:b"]);
+        assert_eq!(d, set(json!({"f:a": {}, "f:b": {"f:c": {}}})));
+        d.withdraw(&["f:b", "f:c"]);
+        assert_eq!(d, set(json!({"f:a": {}})));
+        assert!(a.covers(&d) && !d.covers(&a) && !a.covers(&b));
     }
 
     #[test]

@@ -77,23 +77,20 @@ struct Ownership {
 type Managers = BTreeMap<Identity, Ownership>;
 
 /// What never is anyone's: identity and what the server keeps.
-fn stripped() -> FieldSet {
-    let mut set = FieldSet::of_fields(&["apiVersion", "kind", "metadata"]);
-    for name in [
-        "name",
-        "namespace",
-        "creationTimestamp",
-        "selfLink",
-        "uid",
-        "clusterName",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-    ] {
-        set.insert(&["f:metadata".to_owned(), format!("f:{name}")]);
-    }
-    set
-}
+const STRIPPED: [&[&str]; 12] = [
+    &["f:apiVersion"],
+    &["f:kind"],
+    &["f:metadata"],
+    &["f:metadata", "f:name"],
+    &["f:metadata", "f:namespace"],
+    &["f:metadata", "f:creationTimestamp"],
+    &["f:metadata", "f:selfLink"],
+    &["f:metadata", "f:uid"],
+    &["f:metadata", "f:clusterName"],
+    &["f:metadata", "f:generation"],
+    &["f:metadata", "f:managedFields"],
+    &["f:metadata", "f:resourceVersion"],
+];
 
 /// Brings the managedFields of `new` up to date after an update from `live` (absent on create) by `actor`.
 /// `reset` are the fields this endpoint does not take from the writer.
@@ -104,30 +101,29 @@ pub fn track_update(
     actor: Actor<'_>,
     reset: &FieldSet,
 ) {
-    let given = new["metadata"].get("managedFields").cloned();
+    let given = take_entries(new);
     let mut managers = match given.as_ref().map(decode) {
         Some(Some(managers)) if !managers.is_empty() => managers,
         _ if given.as_ref().is_some_and(is_reset) => Managers::new(),
         _ => live.map(managers_of).unwrap_or_default(),
     };
-    take_entries(new);
-    let was_tracked = live.is_none_or(|l| !managers_of(l).is_empty()) || !managers.is_empty();
+    let was_tracked = !managers.is_empty() || live.is_none_or(|l| !managers_of(l).is_empty());
     if !was_tracked {
         return;
     }
-    let before = live.map_or_else(|| json!({}), without_entries);
-    let change = compare(schema, &before, new);
-    let touched = change.modified.union(&change.added);
+    let (touched, removed) = changes(schema, live.unwrap_or(&json!({})), new);
     let own = Identity {
         operation: Operation::Update,
         manager: actor.manager.to_owned(),
         api_version: actor.api_version.to_owned(),
         subresource: actor.subresource.to_owned(),
     };
-    release(&mut managers, &own, &touched.union(&change.removed));
     let old = managers.remove(&own);
-    let old_fields = old.as_ref().map(|o| o.fields.clone()).unwrap_or_default();
-    let fields = owned(old_fields.difference(&change.removed).union(&touched), reset);
+    release(&mut managers, &own, &[&touched, &removed]);
+    let mut fields = old.as_ref().map(|o| o.fields.clone()).unwrap_or_default();
+    fields.subtract(&removed);
+    fields.absorb(touched);
+    let fields = owned(fields, reset);
     if !fields.is_empty() {
         let time = match old {
             Some(old) if old.fields == fields => old.time,
@@ -152,9 +148,8 @@ pub fn apply(
         return Err(ApplyError::ManagedFields);
     }
     let mut managers = managers_of(live);
-    let before = without_entries(live);
     if managers.is_empty() && live.as_object().is_some_and(|o| !o.is_empty()) {
-        adopt_existing(schema, &mut managers, &before, actor);
+        adopt_existing(schema, &mut managers, live, actor);
     }
     let own = Identity {
         operation: Operation::Apply,
@@ -164,7 +159,8 @@ pub fn apply(
     };
     let last = managers.remove(&own);
     let fields = owned(field_set(schema, config), reset);
-    let merged = merge(schema, &before, config);
+    let mut merged = merge(schema, live, config);
+    take_entries(&mut merged);
     let time = match &last {
         Some(last) if last.fields == fields => last.time.clone(),
         _ => actor.now.to_owned(),
@@ -172,16 +168,17 @@ pub fn apply(
     let ownership = Ownership { fields, api_version: actor.api_version.to_owned(), time };
     managers.insert(own.clone(), ownership);
     let mut new = match &last {
-        Some(last) => prune(schema, &merged, &managers, &last.fields),
-        None => merged,
+        Some(last) if !managers.get(&own).is_some_and(|now| now.fields.covers(&last.fields)) => {
+            prune(schema, &merged, &managers, &last.fields)
+        }
+        _ => merged,
     };
-    let change = compare(schema, &before, &new);
-    let touched = change.modified.union(&change.added);
+    let (touched, removed) = changes(schema, live, &new);
     let conflicts = conflicts(&managers, &own, &touched);
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    release(&mut managers, &own, &touched.union(&change.removed));
+    release(&mut managers, &own, &[&touched, &removed]);
     if managers.get(&own).is_some_and(|o| o.fields.is_empty()) {
         managers.remove(&own);
     }
@@ -189,28 +186,43 @@ pub fn apply(
     Ok(new)
 }
 
-fn owned(fields: FieldSet, reset: &FieldSet) -> FieldSet {
-    fields.difference(&stripped()).recursive_difference(reset)
+/// What is set now and was not so before, and what is not set any more. The entries of `before` are no part of it,
+/// `after` has none.
+fn changes(schema: &Schema, before: &Value, after: &Value) -> (FieldSet, FieldSet) {
+    let change = compare(schema, before, after);
+    let mut touched = change.modified;
+    touched.absorb(change.added);
+    let mut removed = change.removed;
+    removed.subtract_below(&FieldSet::of_fields(&["metadata.managedFields"]));
+    (touched, removed)
 }
 
-/// Takes `touched` from every manager but `own`; who has nothing left goes.
-fn release(managers: &mut Managers, own: &Identity, touched: &FieldSet) {
-    if touched.is_empty() {
+fn owned(mut fields: FieldSet, reset: &FieldSet) -> FieldSet {
+    STRIPPED.iter().for_each(|path| fields.withdraw(path));
+    fields.subtract_below(reset);
+    fields
+}
+
+/// Takes what changed from every manager but `own`; who has nothing left goes.
+fn release(managers: &mut Managers, own: &Identity, changed: &[&FieldSet]) {
+    if changed.iter().all(|fields| fields.is_empty()) {
         return;
     }
-    for (identity, ownership) in managers.iter_mut() {
-        if identity != own {
-            ownership.fields = ownership.fields.difference(touched);
+    managers.retain(|identity, ownership| {
+        if identity == own {
+            return true;
         }
-    }
-    managers.retain(|identity, ownership| identity == own || !ownership.fields.is_empty());
+        changed.iter().for_each(|fields| ownership.fields.subtract(fields));
+        !ownership.fields.is_empty()
+    });
 }
 
 /// The fields of a configuration that the live object still has as the configuration says.
 pub fn unchanged(schema: &Schema, config: &Value, live: &Value) -> FieldSet {
     let change = compare(schema, config, live);
-    let fields = field_set(schema, config);
-    fields.difference(&change.modified).difference(&change.added).difference(&change.removed)
+    let mut fields = field_set(schema, config);
+    [change.modified, change.added, change.removed].iter().for_each(|changed| fields.subtract(changed));
+    fields
 }
 
 fn conflicts(managers: &Managers, own: &Identity, touched: &FieldSet) -> Vec<Conflict> {
@@ -314,16 +326,8 @@ fn is_reset(entries: &Value) -> bool {
     entries.as_array().is_some_and(|a| a.len() == 1 && a[0].as_object().is_some_and(Map::is_empty))
 }
 
-fn take_entries(object: &mut Value) {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-}
-
-fn without_entries(object: &Value) -> Value {
-    let mut copy = object.clone();
-    take_entries(&mut copy);
-    copy
+fn take_entries(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata").and_then(Value::as_object_mut)?.remove("managedFields")
 }
 
 /// Writes the entries: appliers first, then by time, manager, version and subresource.
@@ -390,4 +394,84 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
         lines.extend(fields.into_iter().map(|field| format!("- {field}")));
     }
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn schema() -> Schema {
+        let item = json!({"type": "object", "properties": {"name": {"type": "string"},
+            "image": {"type": "string"}, "env": {"type": "object", "additionalProperties": {"type": "string"}}}});
+        let spec = json!({"type": "object", "properties": {
+            "one": {"type": "string"},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "deep": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "set": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+            "items": {"type": "array", "items": item, "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"]}}});
+        let root = json!({"type": "object", "properties": {"spec": spec}});
+        crate::crd::compile(
+            "Thing",
+            &root,
+            &crate::crd::compile("Meta", &json!({"type": "object"}), &Schema::new(crate::Type::Any)),
+        )
+    }
+
+    /// A configuration: each part is there or not.
+    fn configuration() -> impl Strategy<Value = Value> {
+        let text = || prop::option::of("[xy]");
+        let map = || prop::collection::btree_map("[abc]", "[xy]", 0..3);
+        let item = (text(), prop::option::of(map()));
+        let items = prop::collection::btree_map("[pqr]", item, 0..3);
+        let parts = (text(), prop::option::of(map()), (text(), text()), prop::option::of(map()));
+        (parts, prop::collection::btree_set("[xyz]", 0..3), items).prop_map(|(parts, set, items)| {
+            let (one, labels, (a, b), free) = parts;
+            let mut spec =
+                json!({"one": one, "labels": labels, "deep": {"a": a, "b": b}, "free": free, "set": set});
+            let named = |(name, (image, env))| json!({"name": name, "image": image, "env": env});
+            spec["items"] = items.into_iter().map(named).collect();
+            let mut config = json!({"spec": spec});
+            drop_nulls(&mut config);
+            config
+        })
+    }
+
+    fn drop_nulls(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|_, v| !v.is_null());
+                map.values_mut().for_each(drop_nulls);
+            }
+            Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_pruned_while_everything_of_before_is_still_set(
+            live in configuration(), other in configuration(), before in configuration(), now in configuration()
+        ) {
+            let schema = schema();
+            // What is set now holds all that was set before.
+            let now = merge(&schema, &before, &now);
+            let last = field_set(&schema, &before);
+            let fields = field_set(&schema, &now);
+            prop_assume!(fields.covers(&last));
+            let merged = merge(&schema, &merge(&schema, &live, &before), &now);
+            let entry = |fields| Ownership { fields, api_version: "v1".into(), time: String::new() };
+            let name = |manager: &str, operation| Identity {
+                operation, manager: manager.into(), api_version: String::new(), subresource: String::new(),
+            };
+            let managers = Managers::from([
+                (name("me", Operation::Apply), entry(fields)),
+                (name("other", Operation::Update), entry(field_set(&schema, &other))),
+            ]);
+            prop_assert_eq!(prune(&schema, &merged, &managers, &last), merged);
+        }
+    }
 }

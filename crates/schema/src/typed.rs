@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use crate::fieldset::FieldSet;
+use crate::fieldset::{FieldSet, field_element};
 use crate::{Emit, ListType, Schema, Type};
 
 /// How apply treats a value.
@@ -81,13 +81,13 @@ fn set_of(schema: Option<&Schema>, value: &Value) -> (bool, FieldSet) {
                 let (member, below) = set_of(sub, value);
                 let known = schema.and_then(Schema::object).is_some_and(|o| o.field(key).is_some());
                 let hollow = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                set.graft(&format!("f:{key}"), member || hollow || !known, below);
+                set.graft(field_element(key), member || hollow || !known, below);
             }
             (false, set)
         }
         (Form::List(list), Value::Array(items)) => {
             let item = schema.and_then(Schema::item);
-            for (element, value) in item_elements(list, item, items).iter().zip(items) {
+            for (element, value) in item_elements(list, item, items).into_iter().zip(items) {
                 set.graft(element, true, set_of(item, value).1);
             }
             (false, set)
@@ -104,19 +104,16 @@ pub fn merge(schema: &Schema, live: &Value, config: &Value) -> Value {
 fn merge_at(schema: Option<&Schema>, live: &Value, config: &Value) -> Value {
     match (form(schema, config), live, config) {
         (Form::Map, Value::Object(live), Value::Object(config)) => {
-            let mut merged = live.clone();
-            for (key, value) in config {
+            let kept = live.iter().filter(|(key, _)| !config.contains_key(*key));
+            let kept = kept.map(|(key, value)| (key.clone(), value.clone()));
+            let set = config.iter().filter_map(|(key, value)| {
                 let new = match live.get(key) {
                     Some(old) => merge_at(child(schema, key), old, value),
                     None => value.clone(),
                 };
-                if new.is_null() {
-                    merged.remove(key);
-                } else {
-                    merged.insert(key.clone(), new);
-                }
-            }
-            Value::Object(merged)
+                (!new.is_null()).then(|| (key.clone(), new))
+            });
+            Value::Object(kept.chain(set).collect())
         }
         (Form::List(list), Value::Array(live), Value::Array(config)) => {
             merge_lists(list, schema.and_then(Schema::item), live, config)
@@ -164,25 +161,49 @@ pub struct Comparison {
     pub removed: FieldSet,
 }
 
+impl Comparison {
+    /// Everything below `element` as it is, and what was found there.
+    fn graft(&mut self, element: String, at: Own, below: Comparison) {
+        for (set, member, found) in [
+            (&mut self.added, at == Own::Added, below.added),
+            (&mut self.modified, at == Own::Modified, below.modified),
+            (&mut self.removed, at == Own::Removed, below.removed),
+        ] {
+            if member || !found.is_empty() {
+                set.graft(element.as_str(), member, found);
+            }
+        }
+    }
+}
+
+/// What happened to a path itself, whatever lies below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Nothing,
+    Added,
+    Modified,
+    Removed,
+}
+
 /// Compares two states of an object.
 pub fn compare(schema: &Schema, old: &Value, new: &Value) -> Comparison {
     let mut comparison = Comparison::default();
-    compare_at(Some(schema), Some(old), Some(new), &mut Vec::new(), &mut comparison);
+    compare_at(Some(schema), Some(old), Some(new), &mut comparison);
     comparison
 }
 
+/// Puts what differs below the two into `out` and tells what happened to their path.
 fn compare_at(
     schema: Option<&Schema>,
     old: Option<&Value>,
     new: Option<&Value>,
-    path: &mut Vec<String>,
     out: &mut Comparison,
-) {
+) -> Own {
     let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
+    let Some(shape) = new.or(old) else { return Own::Nothing };
     if old == new {
-        return;
+        return Own::Nothing;
     }
-    let Some(shape) = new.or(old) else { return };
     let hollow = |v: Option<&Value>| match v {
         Some(Value::Object(map)) => map.is_empty(),
         Some(Value::Array(items)) => items.is_empty(),
@@ -191,30 +212,26 @@ fn compare_at(
     };
     let other_form = matches!((old, new), (Some(a), Some(b)) if a.is_object() != b.is_object());
     let leaf = other_form || hollow(old) && hollow(new);
-    match form(schema, shape) {
-        Form::Map if !leaf => compare_maps(schema, old, new, path, out),
-        Form::List(list) if !leaf => compare_lists(list, schema.and_then(Schema::item), old, new, path, out),
-        _ => {
-            if old.is_some() && new.is_some() {
-                out.modified.insert(path);
-            }
+    let as_a_whole = match form(schema, shape) {
+        Form::Map if !leaf => {
+            compare_maps(schema, old, new, out);
+            false
         }
-    }
-    let set = match (old, new) {
-        (None, _) => &mut out.added,
-        (_, None) => &mut out.removed,
-        _ => return,
+        Form::List(list) if !leaf => {
+            compare_lists(list, schema.and_then(Schema::item), old, new, out);
+            false
+        }
+        _ => true,
     };
-    set.insert(path);
+    match (old, new) {
+        (None, _) => Own::Added,
+        (_, None) => Own::Removed,
+        _ if as_a_whole => Own::Modified,
+        _ => Own::Nothing,
+    }
 }
 
-fn compare_maps(
-    schema: Option<&Schema>,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<String>,
-    out: &mut Comparison,
-) {
+fn compare_maps(schema: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) {
     let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
     let in_old = |key: &String| old.is_some_and(|m| m.contains_key(key));
     let only_new = new.into_iter().flat_map(Map::keys).filter(|key| !in_old(key));
@@ -223,16 +240,16 @@ fn compare_maps(
         if before == after {
             continue;
         }
-        path.push(format!("f:{key}"));
         let sub = child(schema, key);
-        if before.is_none() != after.is_none() && always_there(schema, key) {
+        let mut below = Comparison::default();
+        let own = if before.is_none() != after.is_none() && always_there(schema, key) {
             // The canonical form has an empty struct or list here: only what lies in it counts.
             let zero = zero_like(before.or(after));
-            compare_at(sub, Some(before.unwrap_or(&zero)), Some(after.unwrap_or(&zero)), path, out);
+            compare_at(sub, Some(before.unwrap_or(&zero)), Some(after.unwrap_or(&zero)), &mut below)
         } else {
-            compare_at(sub, before, after, path, out);
-        }
-        path.pop();
+            compare_at(sub, before, after, &mut below)
+        };
+        out.graft(field_element(key), own, below);
     }
 }
 
@@ -253,7 +270,6 @@ fn compare_lists(
     item: Option<&Schema>,
     old: Option<&Value>,
     new: Option<&Value>,
-    path: &mut Vec<String>,
     out: &mut Comparison,
 ) {
     let (old, new) = (items_of(old), items_of(new));
@@ -263,9 +279,10 @@ fn compare_lists(
     let after: HashMap<&str, &Value> = new_names.iter().map(String::as_str).zip(new).collect();
     let only_new = new_names.iter().filter(|n| !before.contains_key(n.as_str()));
     for name in old_names.iter().chain(only_new) {
-        path.push(name.clone());
-        compare_at(item, before.get(name.as_str()).copied(), after.get(name.as_str()).copied(), path, out);
-        path.pop();
+        let (before, after) = (before.get(name.as_str()).copied(), after.get(name.as_str()).copied());
+        let mut below = Comparison::default();
+        let own = compare_at(item, before, after, &mut below);
+        out.graft(name.clone(), own, below);
     }
 }
 
@@ -283,7 +300,7 @@ fn remove_at(schema: Option<&Schema>, value: &Value, set: &FieldSet) -> Option<V
         (Form::Map, Value::Object(map)) => {
             let mut kept = Map::new();
             for (key, value) in map {
-                let element = format!("f:{key}");
+                let element = field_element(key);
                 let rest = match (set.has(&element), set.below(&element)) {
                     (true, _) => None,
                     (false, Some(below)) => remove_at(child(schema, key), value, below),
