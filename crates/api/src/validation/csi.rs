@@ -142,7 +142,7 @@ fn topology_keys(driver: &At<'_>) {
 }
 
 /// The name of a driver.
-fn driver_name(at: &At<'_>) {
+pub fn driver_name(at: &At<'_>) {
     if !at.need() {
         return;
     }

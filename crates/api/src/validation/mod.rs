@@ -16,6 +16,7 @@ mod container;
 mod core;
 mod csi;
 mod definition;
+mod devices;
 mod flow;
 mod handler;
 mod job;
@@ -28,6 +29,7 @@ mod pod_change;
 mod registration;
 mod resources;
 mod service;
+mod slices;
 mod small;
 mod storage;
 mod url;
@@ -66,6 +68,7 @@ pub fn rules(group: &str, kind: &str) -> Option<Rules> {
         ("", kind) => return core::rules(kind),
         ("admissionregistration.k8s.io", kind) => return admission::rules(kind),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => (definition::create, definition::update),
+        ("resource.k8s.io", kind) => return devices::rules(kind),
         ("flowcontrol.apiserver.k8s.io", kind) => return flow::rules(kind),
         ("apps", kind) => return workload::rules(kind),
         ("batch", kind) => return job::rules(kind),

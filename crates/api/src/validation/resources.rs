@@ -75,7 +75,8 @@ fn native(key: &str) -> bool {
     !key.contains('/') || key.contains("kubernetes.io/")
 }
 
-fn extended(key: &str) -> bool {
+/// Whether a resource is one of a device plugin or class.
+pub fn extended(key: &str) -> bool {
     !native(key)
         && !key.starts_with("requests.")
         && names::qualified_name(&format!("requests.{key}")).is_empty()
