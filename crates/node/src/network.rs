@@ -4,6 +4,7 @@ mod edge;
 pub mod fabric;
 mod follow;
 mod guard;
+mod health;
 
 pub use follow::{TUNNEL, TUNNEL_GATEWAY};
 

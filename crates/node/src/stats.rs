@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use oci::runtime::{Filter, SandboxState, SandboxStats};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use oci::runtime::{Filter, Pressure, SandboxState, SandboxStats, Waited};
 use serde_json::{Value, json};
 
 use crate::kubelet::Kubelet;
@@ -39,17 +40,42 @@ fn stamp(nanos: i64) -> Value {
     observe::time(nanos).map_or(Value::Null, |t| json!(t))
 }
 
-fn cpu(c: &oci::runtime::CpuStats) -> Value {
-    json!({ "time": stamp(c.timestamp), "usageCoreNanoSeconds": c.usage_core_nanoseconds })
+fn psi(p: &Pressure) -> Value {
+    let share = |hundredths: u32| f64::from(hundredths) / 100.0;
+    let one = |w: &Waited| json!({ "total": w.total, "avg10": share(w.avg10), "avg60": share(w.avg60), "avg300": share(w.avg300) });
+    json!({ "full": one(&p.full), "some": one(&p.some) })
 }
 
-fn memory(m: &oci::runtime::MemoryStats) -> Value {
+fn cpu(c: &oci::runtime::CpuStats, pressure: Option<&Pressure>) -> Value {
+    let mut value = json!({ "time": stamp(c.timestamp), "usageCoreNanoSeconds": c.usage_core_nanoseconds });
+    if let Some(p) = pressure {
+        value["psi"] = psi(p);
+    }
+    value
+}
+
+fn io(time: &Value, pressure: Option<&Pressure>) -> Value {
+    pressure.map_or(Value::Null, |p| json!({ "time": time, "psi": psi(p) }))
+}
+
+/// When a container started, as the pod's status has it.
+fn started(u: &PodUse, name: &str) -> Option<Time> {
+    let status = u.pod.as_ref()?.status.as_ref()?;
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let one = all.chain(&status.ephemeral_container_statuses).flatten().find(|c| c.name == name)?;
+    one.state.as_ref()?.running.as_ref()?.started_at.clone()
+}
+
+fn memory(m: &oci::runtime::MemoryStats, pressure: Option<&Pressure>) -> Value {
     let mut value = json!({
         "time": stamp(m.timestamp), "usageBytes": m.usage, "workingSetBytes": m.working_set,
         "rssBytes": m.rss, "pageFaults": m.page_faults, "majorPageFaults": m.major_page_faults,
     });
     if let Some(available) = m.available {
         value["availableBytes"] = json!(available);
+    }
+    if let Some(p) = pressure {
+        value["psi"] = psi(p);
     }
     value
 }
@@ -121,14 +147,16 @@ pub async fn summary(k: &Arc<Kubelet>) -> Value {
 
 fn pod(u: &PodUse) -> Value {
     let s = &u.stats;
-    let started = u.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.clone());
+    let began = u.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.clone());
     let containers: Vec<Value> = s
         .containers
         .iter()
         .map(|c| {
+            let p = &c.pressure;
             json!({
-                "name": c.name, "startTime": started,
-                "cpu": cpu(&c.cpu), "memory": memory(&c.memory),
+                "name": c.name, "startTime": started(u, &c.name).or(began.clone()),
+                "cpu": cpu(&c.cpu, p.cpu.as_ref()), "memory": memory(&c.memory, p.memory.as_ref()),
+                "io": io(&stamp(c.cpu.timestamp), p.io.as_ref()),
                 "rootfs": { "time": stamp(c.writable_layer.timestamp), "usedBytes": c.writable_layer.used_bytes,
                     "inodesUsed": c.writable_layer.inodes_used },
             })
@@ -146,10 +174,11 @@ fn pod(u: &PodUse) -> Value {
     });
     json!({
         "podRef": { "name": s.metadata.name, "namespace": s.metadata.namespace, "uid": s.metadata.uid },
-        "startTime": started,
+        "startTime": began,
         "containers": containers,
-        "cpu": cpu(&s.cpu),
-        "memory": memory(&s.memory),
+        "cpu": cpu(&s.cpu, s.pressure.cpu.as_ref()),
+        "memory": memory(&s.memory, s.pressure.memory.as_ref()),
+        "io": io(&stamp(s.cpu.timestamp), s.pressure.io.as_ref()),
         "network": network,
         "process_stats": { "process_count": s.pids },
     })
@@ -208,10 +237,9 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
         );
     }
     t.family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch");
-    for (labels, _, p) in containers() {
-        let start =
-            p.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0.as_second()));
-        t.sample("container_start_time_seconds", &labels, start.unwrap_or(0) as f64, 0);
+    for (labels, c, p) in containers() {
+        let start = started(p, &c.name).map_or(0.0, |t| t.0.as_millisecond() as f64 / 1e3);
+        t.sample("container_start_time_seconds", &labels, start, 0);
     }
     let none = BTreeMap::new();
     let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
@@ -288,6 +316,7 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
             t.sample(name, &labels, pick(c), c.cpu.timestamp);
         }
     }
+    waiting(&mut t, &pods);
     for (name, rx) in
         [("container_network_receive_bytes_total", true), ("container_network_transmit_bytes_total", false)]
     {
@@ -303,6 +332,32 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
         }
     }
     t.0
+}
+
+/// How long the processes of containers waited.
+fn waiting(t: &mut Text, pods: &[PodUse]) {
+    type Pick = fn(&oci::runtime::Pressures) -> Option<Pressure>;
+    let kinds: [(&str, Pick); 3] = [("cpu", |p| p.cpu), ("memory", |p| p.memory), ("io", |p| p.io)];
+    for (kind, pick) in kinds {
+        for (word, full) in [("waiting", false), ("stalled", true)] {
+            let name = format!("container_pressure_{kind}_{word}_seconds_total");
+            let who = if full { "all tasks have" } else { "tasks have" };
+            let help = format!("Total time duration {who} waited due to {kind} congestion.");
+            t.family(&name, "counter", &help);
+            for (p, c) in pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))) {
+                let Some(pressure) = pick(&c.pressure) else { continue };
+                let m = &p.stats.metadata;
+                let labels = BTreeMap::from([
+                    ("container", c.name.as_str()),
+                    ("id", c.id.as_str()),
+                    ("namespace", m.namespace.as_str()),
+                    ("pod", m.name.as_str()),
+                ]);
+                let waited = if full { pressure.full } else { pressure.some };
+                t.sample(&name, &labels, waited.total as f64 / 1e6, c.cpu.timestamp);
+            }
+        }
+    }
 }
 
 /// The document of `/metrics`: the kubelet itself.
@@ -335,4 +390,20 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
         }
     }
     t.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_as_others_read_it() {
+        let some = Waited { avg10: 151, avg60: 7, avg300: 0, total: 9 };
+        let pressure = Pressure { some, full: Waited::default() };
+        let value = cpu(&oci::runtime::CpuStats { timestamp: 0, usage_core_nanoseconds: 5 }, Some(&pressure));
+        let none = json!({ "total": 0, "avg10": 0.0, "avg60": 0.0, "avg300": 0.0 });
+        let some = json!({ "total": 9, "avg10": 1.51, "avg60": 0.07, "avg300": 0.0 });
+        assert_eq!(value["psi"], json!({ "full": none, "some": some }));
+        assert_eq!(io(&Value::Null, None), Value::Null);
+    }
 }

@@ -6,7 +6,7 @@
 
 use crate::config::Resources;
 use crate::proto::now;
-use crate::state::{CpuStats, MemoryStats};
+use crate::state::{CpuStats, MemoryStats, Pressure, Pressures};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -230,12 +230,46 @@ impl Cgroups {
         self.dir("pids", path).map_or(0, |dir| refused_below(&dir))
     }
 
+    /// How much its processes wait. Only version 2 tells; on a hybrid machine its tree does.
+    pub fn pressures(&self, path: &str) -> Pressures {
+        let Some(dir) = self.v2.as_ref().map(|root| join(root, path)) else { return Pressures::default() };
+        let of = |what: &str| {
+            let text = std::fs::read_to_string(dir.join(format!("{what}.pressure"))).ok()?;
+            (!text.is_empty()).then(|| parse_pressure(&text))
+        };
+        Pressures { cpu: of("cpu"), memory: of("memory"), io: of("io") }
+    }
+
     /// How many processes of the group the kernel killed for want of memory.
     pub fn oom_kills(&self, path: &str) -> u64 {
         let Some(dir) = self.dir("memory", path) else { return 0 };
         let file = if self.unified() { "memory.events" } else { "memory.oom_control" };
         field(&dir.join(file), "oom_kill").unwrap_or(0)
     }
+}
+
+/// Two lines: `some avg10=1.50 avg60=0.00 avg300=0.00 total=123` and the same of `full`.
+fn parse_pressure(text: &str) -> Pressure {
+    let mut pressure = Pressure::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let waited = match words.next() {
+            Some("some") => &mut pressure.some,
+            Some("full") => &mut pressure.full,
+            _ => continue,
+        };
+        for (key, value) in words.filter_map(|w| w.split_once('=')) {
+            let hundredths = || value.parse::<f64>().map_or(0, |v| (v * 100.0).round() as u32);
+            match key {
+                "avg10" => waited.avg10 = hundredths(),
+                "avg60" => waited.avg60 = hundredths(),
+                "avg300" => waited.avg300 = hundredths(),
+                "total" => waited.total = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+    pressure
 }
 
 /// Which file of which controller gets which value.
@@ -378,6 +412,17 @@ mod tests {
         let v2 = Cgroups::parse("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
         assert!(v2.unified());
         assert_eq!(v2.dir("memory", "a").unwrap(), Path::new("/sys/fs/cgroup/a"));
+    }
+
+    #[test]
+    fn pressure() {
+        let text = "some avg10=98.51 avg60=0.07 avg300=97.04 total=9894381973\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let got = parse_pressure(text);
+        assert_eq!(
+            got.some,
+            crate::state::Waited { avg10: 9851, avg60: 7, avg300: 9704, total: 9_894_381_973 }
+        );
+        assert_eq!(got.full, crate::state::Waited { total: 7, ..Default::default() });
     }
 
     #[test]

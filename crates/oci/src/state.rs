@@ -199,6 +199,39 @@ pub struct MemoryStats {
     pub major_page_faults: u64,
 }
 
+/// How much of the time processes waited, in hundredths of a percent, and in microseconds since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// Over ten seconds.
+    pub avg10: u32,
+    /// Over a minute.
+    pub avg60: u32,
+    /// Over five minutes.
+    pub avg300: u32,
+    /// Since the start.
+    pub total: u64,
+}
+
+/// Waiting for one resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// At least one process waited.
+    pub some: Waited,
+    /// All of them waited.
+    pub full: Waited,
+}
+
+/// Waiting for resources; absent where the kernel does not tell (version 1 alone, or without PSI).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressures {
+    /// For processors.
+    pub cpu: Option<Pressure>,
+    /// For memory.
+    pub memory: Option<Pressure>,
+    /// For disks.
+    pub io: Option<Pressure>,
+}
+
 /// Use of a file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsStats {
@@ -231,6 +264,8 @@ pub struct ContainerStats {
     pub pids: u64,
     /// Writable layer.
     pub writable_layer: FsStats,
+    /// Waiting of its processes.
+    pub pressure: Pressures,
 }
 
 /// Bytes of one interface.
@@ -265,6 +300,8 @@ pub struct SandboxStats {
     pub interfaces: Vec<InterfaceStats>,
     /// Its running containers.
     pub containers: Vec<ContainerStats>,
+    /// Waiting of its processes.
+    pub pressure: Pressures,
 }
 
 /// An image kept here.

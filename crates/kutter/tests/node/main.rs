@@ -2,6 +2,7 @@
 
 #[path = "../../../oci/tests/runtime/containerd.rs"]
 mod containerd;
+mod kills;
 mod kubelet;
 mod life;
 mod peer;
@@ -24,6 +25,16 @@ async fn both(sort: Sort) {
     let mut rig = Rig::new(sort, &["--pod-max-pids=64"]).await;
     kubelet::all(&rig).await;
     life::all(&mut rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_embedded() {
+    kills::at_any_moment(&mut Rig::new(Sort::Embedded, &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_cri() {
+    kills::at_any_moment(&mut Rig::new(Sort::Cri, &[]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ use netplan::table::Table;
 use netplan::{Cidr, Family};
 use tokio::sync::{Mutex, watch};
 
-use super::{PodNetwork, edge, follow, guard};
+use super::{PodNetwork, edge, follow, guard, health};
 
 /// How the node's network is set up.
 #[derive(Debug, Clone)]
@@ -131,6 +131,7 @@ pub struct Fabric {
     pub(super) nodes: Cache<Node>,
     pub(super) client: Client,
     pub(super) ingress: std::sync::Mutex<Option<net::ingress::Ingress>>,
+    pub(super) checks: health::Checks,
     dns: SocketAddr,
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -175,6 +176,7 @@ impl Fabric {
             nodes: Cache::builder(client.clone()).start(),
             client,
             ingress: std::sync::Mutex::default(),
+            checks: health::Checks::default(),
             dns,
             tasks: std::sync::Mutex::default(),
             options,

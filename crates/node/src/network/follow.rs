@@ -132,12 +132,15 @@ impl Fabric {
         for chunk in keys.chunks(TOGETHER_MAX) {
             let mut parts = Vec::with_capacity(chunk.len());
             let mut udp: Vec<UdpFrontend> = Vec::new();
+            let mut checks = Vec::with_capacity(chunk.len());
             for key in chunk {
                 let service = self.services.get_key(key);
                 let owned = self.slices.by_index(BY_SERVICE, &format!("{}/{}", key.namespace, key.name));
                 let slices: Vec<_> = owned.iter().map(|s| &**s).collect();
+                let mut check = None;
                 let part = service.as_deref().map(|s| {
                     let plan = compile(s, &slices, &facts);
+                    check = plan.health;
                     for why in &plan.why {
                         tracing::warn!(service = %key, why, "a part of a Service is left out");
                     }
@@ -151,9 +154,13 @@ impl Fabric {
                     known,
                 );
                 parts.push((format!("svc/{key}"), part));
+                checks.push(check);
             }
             self.change(parts).await;
             self.forget_flows(udp).await;
+            for (key, check) in chunk.iter().zip(checks) {
+                self.checks.set(key, check, &self.options.node_ips).await;
+            }
         }
     }
 

@@ -210,6 +210,7 @@ impl Cri {
             stats.cpu = cgroups.cpu(&path);
             stats.memory = cgroups.memory(&path);
             stats.pids = cgroups.pids_current(&path);
+            stats.pressure = cgroups.pressures(&path);
         }
         stats
     }
@@ -225,6 +226,7 @@ impl Cri {
                 cpu: cgroups.cpu(parent),
                 memory: cgroups.memory(parent),
                 pids: containers.iter().map(|c| c.pids).sum(),
+                pressure: cgroups.pressures(parent),
                 interfaces: status.netns.as_deref().map(crate::embedded::interfaces).unwrap_or_default(),
                 containers,
                 id: status.id,

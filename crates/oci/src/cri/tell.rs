@@ -236,5 +236,6 @@ pub fn stats(sandbox: &str, s: wire::ContainerStats) -> ContainerStats {
         },
         pids: 0,
         writable_layer: file_system(s.writable_layer),
+        pressure: Pressures::default(),
     }
 }
