@@ -7,6 +7,8 @@ use serde_json::Value;
 use store::Range;
 
 use super::{AdmissionContext, Admitted, Operation, Plugin};
+use crate::authenticate::Identity;
+use crate::authorize::Attributes;
 use crate::object;
 use crate::server::ApiServer;
 use crate::status::{Cause, Status};
@@ -18,8 +20,8 @@ const ACCOUNT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100)
 /// All of them.
 pub struct Builtin;
 
-/// Reads the store as it is now.
-struct Stored<'a>(&'a ApiServer);
+/// Reads the store as it is now, for this user.
+struct Stored<'a>(&'a ApiServer, &'a Identity);
 
 impl Lookup for Stored<'_> {
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
@@ -35,6 +37,19 @@ impl Lookup for Stored<'_> {
         let snapshot = self.0.store.snapshot(&resource.table);
         let objects = snapshot.iter(&Range { namespace, after: None });
         objects.filter_map(|object| serde_json::from_slice(&object.json).ok()).collect()
+    }
+
+    fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let asked = Attributes {
+            verb: verb.into(),
+            is_resource: true,
+            version: "v1".into(),
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        self.0.authorize(self.1, &asked).allowed
     }
 }
 
@@ -67,7 +82,7 @@ fn with_request<T>(
         user: &context.identity.name,
         groups: &context.identity.groups,
     };
-    run(&request, &Stored(context.server)).map_err(|refusal| status(context, refusal))
+    run(&request, &Stored(context.server, context.identity)).map_err(|refusal| status(context, refusal))
 }
 
 fn status(context: &AdmissionContext<'_>, refusal: Refusal) -> Status {

@@ -66,6 +66,11 @@ pub trait Lookup {
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value>;
     /// All objects of a namespace, or of all with an empty one.
     fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value>;
+    /// Whether the user of the request has a further right: a verb on a named resource of the core group.
+    fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let _ = (verb, resource, namespace, name);
+        false
+    }
 }
 
 /// Why a request is refused.

@@ -6,6 +6,9 @@ use serde_json::Value;
 use super::{Lookup, Operation, Refusal, Request, text};
 use crate::node::name_of;
 
+/// The audience of tokens for the API server itself.
+const API_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+const AUDIENCE_VERB: &str = "request-serviceaccounts-token-audience";
 const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
 /// Labels of the system's domains that a node may set on itself.
 const OWN_LABELS: [&str; 10] = [
@@ -195,8 +198,57 @@ fn token(object: &Value, request: &Request<'_>, node: &str, lookup: &dyn Lookup)
     if text(&pod, "/metadata/uid") != bound("uid") {
         return refuse("node requested token bound to a pod with another uid");
     }
-    match text(&pod, "/spec/nodeName") == node {
-        true => Ok(()),
-        false => refuse("node requested token bound to a pod scheduled on a different node"),
+    if text(&pod, "/spec/nodeName") != node {
+        return refuse("node requested token bound to a pod scheduled on a different node");
     }
+    audience(object, &pod, request, lookup).map_err(Refusal::Forbidden)
+}
+
+/// A node gets tokens for whom the pod's volumes name, or for whom it has the right to.
+fn audience(object: &Value, pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<(), String> {
+    let asked = super::items(object, "/spec/audiences");
+    let [asked] = asked else {
+        let fine = asked.is_empty();
+        return fine.then_some(()).ok_or_else(|| "node may only request 0 or 1 audiences".into());
+    };
+    let asked = asked.as_str().unwrap_or("");
+    // A volume that names nobody means the API server.
+    let fits = |named: &str| named == asked || (named.is_empty() && asked == API_AUDIENCE);
+    let volumes = super::items(pod, "/spec/volumes").iter();
+    let named = volumes.flat_map(|volume| audiences(volume, pod, lookup)).any(|named| fits(&named));
+    if named || lookup.may(AUDIENCE_VERB, asked, request.namespace, request.name) {
+        return Ok(());
+    }
+    Err(format!(
+        "audience {asked:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+        request.user
+    ))
+}
+
+/// For whom a volume needs tokens of the pod's account, empty for the API server.
+fn audiences(volume: &Value, pod: &Value, lookup: &dyn Lookup) -> Vec<String> {
+    let sources = super::items(volume, "/projected/sources").iter();
+    let tokens = sources.filter_map(|source| source.get("serviceAccountToken"));
+    let mut named: Vec<String> = tokens.map(|token| text(token, "/audience").to_owned()).collect();
+    let claim = match volume.get("ephemeral").is_some_and(Value::is_object) {
+        true => format!("{}-{}", text(pod, "/metadata/name"), text(volume, "/name")),
+        false => text(volume, "/persistentVolumeClaim/claimName").to_owned(),
+    };
+    let driver = match claim.is_empty() {
+        true => text(volume, "/csi/driver").to_owned(),
+        false => {
+            let get = |plural: &str, namespace: &str, name: &str| lookup.get("", plural, namespace, name);
+            let claim = get("persistentvolumeclaims", text(pod, "/metadata/namespace"), &claim);
+            let bound =
+                claim.and_then(|claim| get("persistentvolumes", "", text(&claim, "/spec/volumeName")));
+            bound.map(|bound| text(&bound, "/spec/csi/driver").to_owned()).unwrap_or_default()
+        }
+    };
+    if !driver.is_empty()
+        && let Some(driver) = lookup.get("storage.k8s.io", "csidrivers", "", &driver)
+    {
+        let requests = super::items(&driver, "/spec/tokenRequests").iter();
+        named.extend(requests.map(|request| text(request, "/audience").to_owned()));
+    }
+    named
 }

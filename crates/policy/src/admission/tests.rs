@@ -321,3 +321,52 @@ fn limit_ranges_complete_and_bound() {
         assert!(got.contains(wanted) && got.is_empty() == wanted.is_empty(), "{got}, wanted {wanted}");
     }
 }
+
+#[test]
+fn nodes_get_tokens_for_whom_their_pods_name() {
+    const API: &str = "https://kubernetes.default.svc.cluster.local";
+    let projected = |audience: &str| {
+        let token = json!({"path": "t", "audience": audience});
+        json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    };
+    let pod = |volumes: Value| {
+        json!({"metadata": {"name": "p", "namespace": "a", "uid": "u"},
+            "spec": {"nodeName": "n", "volumes": volumes}})
+    };
+    let groups = ["system:nodes".to_owned()];
+    let ask = |volumes: Value, audiences: Value| {
+        let driver = json!({"metadata": {"name": "d"}, "spec": {"tokenRequests": [{"audience": "vault"}]}});
+        let claim = json!({"metadata": {"name": "c"}, "spec": {"volumeName": "pv"}});
+        let volume = json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d"}}});
+        let world = World(vec![
+            ("", "pods", "a", pod(volumes)),
+            ("storage.k8s.io", "csidrivers", "", driver),
+            ("", "persistentvolumeclaims", "a", claim),
+            ("", "persistentvolumes", "", volume),
+        ]);
+        let reference = json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"});
+        let object = json!({"spec": {"boundObjectRef": reference, "audiences": audiences}});
+        let request = Request {
+            operation: Operation::Create,
+            group: "",
+            plural: "serviceaccounts",
+            subresource: "token",
+            namespace: "a",
+            name: "default",
+            old: None,
+            letters: "",
+            user: "system:node:n",
+            groups: &groups,
+        };
+        node::restrict(&object, &request, &world).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(ask(json!([projected("")]), json!([API])), Ok(()));
+    assert_eq!(ask(json!([projected("vault")]), json!(["vault"])), Ok(()));
+    assert_eq!(ask(json!([{"name": "v", "csi": {"driver": "d"}}]), json!(["vault"])), Ok(()));
+    let claim = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    assert_eq!(ask(claim, json!(["vault"])), Ok(()));
+    let why = "audience \"vault\" not found in pod spec volume, system:node:n is not authorized to request tokens for this audience";
+    assert_eq!(ask(json!([projected("")]), json!(["vault"])), Err(why.to_owned()));
+    let why = "node may only request 0 or 1 audiences";
+    assert_eq!(ask(json!([projected("a")]), json!(["a", "b"])), Err(why.to_owned()));
+}
