@@ -194,7 +194,7 @@ impl Class {
         let same_labels = self.pod.pod.metadata.labels == pod.pod.metadata.labels;
         self.demands.look_up(pod, held, namespaces, same_labels);
         if !same_labels {
-            self.pod = pod.clone();
+            self.pod = PodInfo { volumes: None, ..pod.clone() };
         }
     }
 }

@@ -288,7 +288,8 @@ impl Snapshot {
                 node.pods.values().for_each(|p| demands.count(p, slot, topologies, namespaces, 1));
             }
         }
-        classes.insert(pod.clone(), demands, key)
+        // What volumes demand is each pod's own.
+        classes.insert(PodInfo { volumes: None, ..pod.clone() }, demands, key)
     }
 }
 

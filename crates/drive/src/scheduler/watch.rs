@@ -98,13 +98,14 @@ pub(super) fn hook_pods(work: &Arc<Work>, pods: &Cache<Pod>) {
                 state.queue.remove(&key);
                 state.nominated.remove(pod.metadata.uid.as_deref().unwrap_or_default());
                 state.snapshot.set_pod(pod.clone());
-                state.queue.wake(old.map_or(CAME, |old| of_pod_change(old, pod)));
+                state.queue.wake(of_pod_change(old, pod));
             }
             (Some(old), None) => {
                 let uid = old.metadata.uid.as_deref().unwrap_or_default();
                 state.queue.remove(&key);
                 state.nominated.remove(uid);
                 state.snapshot.remove_pod(uid);
+                // One that was just decided for a node, and then deleted, makes room too.
                 state.queue.wake(WENT);
             }
             (None, None) => {}
@@ -120,11 +121,12 @@ fn is_other(old: &Pod, new: &Pod) -> bool {
 }
 
 /// What the change of a pod that does not wait, or no longer waits, may be good for.
-fn of_pod_change(old: &Pod, new: &Pod) -> Causes {
+fn of_pod_change(old: Option<&Arc<Pod>>, new: &Pod) -> Causes {
     let mut causes = Causes::NONE;
-    if is_pending(old) {
+    if is_placed(new) && !old.is_some_and(|old| is_placed(old)) {
         causes = causes.and(CAME);
     }
+    let Some(old) = old.filter(|_| is_placed(new)) else { return causes };
     if is_over(old) != is_over(new) {
         causes = causes.and(WENT);
     }
@@ -141,6 +143,10 @@ fn of_pod_change(old: &Pod, new: &Pod) -> Causes {
     causes
 }
 
+fn is_placed(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty())
+}
+
 /// Whether a pod asks for less of something than before.
 fn is_less(old: &Pod, new: &Pod) -> bool {
     let containers = |p: &Pod| p.spec.as_ref().map(|s| (s.containers.clone(), s.resources.clone()));
@@ -155,10 +161,9 @@ fn is_less(old: &Pod, new: &Pod) -> bool {
 /// Whether the pod waits for this scheduler.
 pub(super) fn is_pending(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let placed = spec.node_name.as_ref().is_some_and(|n| !n.is_empty());
     let gated = spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty());
     let ours = spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME;
-    ours && !placed && !gated && pod.metadata.deletion_timestamp.is_none()
+    ours && !is_placed(pod) && !gated && pod.metadata.deletion_timestamp.is_none()
 }
 
 impl super::State {
