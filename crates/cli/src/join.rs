@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use serve::pki::{self, Subject};
+use serve::pki::{self, Pair, Subject};
 
 use crate::commands::Join;
 use crate::manager::Manager;
@@ -65,10 +65,10 @@ pub async fn run(globals: &Globals, args: Join) -> Result<(), CliError> {
     let own = args.ip.map_or_else(|| address_towards(address), Ok)?;
     within(timeout, is_free(&client, &name)).await?;
     progress.step("certificate");
-    let kubeconfig = within(timeout, certify(&client, &server, &authority, &name)).await?;
+    let pair = within(timeout, certify(&client, &name)).await?;
     progress.step("node started");
     let cluster = args.cluster.clone().unwrap_or_else(|| config.cluster_name.clone());
-    let body = membership(&args, &server, &config, &name, own, &authority, &kubeconfig)?;
+    let body = membership(&args, &server, &config, &name, own, &authority, &pair)?;
     let manager = Manager::ensure(globals).await?;
     if manager.find(&cluster).await?.is_some() {
         return Err(CliError::told(format!(
@@ -183,8 +183,8 @@ async fn is_free(client: &Client, name: &str) -> Result<(), CliError> {
     }
 }
 
-/// Makes a key, has its certificate signed, and gives the node's kubeconfig.
-async fn certify(client: &Client, server: &str, authority: &str, name: &str) -> Result<String, CliError> {
+/// Makes a key and has its certificate signed.
+async fn certify(client: &Client, name: &str) -> Result<Pair, CliError> {
     let subject = Subject::client(format!("system:node:{name}"), ["system:nodes"]);
     let (request, key) = pki::request(&subject).doing("make a key")?;
     let usages = ["digital signature", "client auth"].map(str::to_owned).to_vec();
@@ -200,7 +200,7 @@ async fn certify(client: &Client, server: &str, authority: &str, name: &str) -> 
     };
     let made = client.create(&object).await.doing("ask for a certificate")?;
     let certificate = signed(client, &made.metadata.name.unwrap_or_default()).await?;
-    Ok(kubeconfig(server, authority, &certificate, &key).to_string())
+    Ok(Pair { certificate, key })
 }
 
 /// Waits for the certificate of a request.
@@ -223,22 +223,6 @@ async fn signed(client: &Client, name: &str) -> Result<String, CliError> {
     }
 }
 
-fn kubeconfig(server: &str, authority: &str, certificate: &str, key: &str) -> Value {
-    use base64::Engine as _;
-    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    json!({
-        "apiVersion": "v1", "kind": "Config",
-        "clusters": [{"name": "cluster", "cluster": {
-            "server": server, "certificate-authority-data": encode(authority),
-        }}],
-        "users": [{"name": "node", "user": {
-            "client-certificate-data": encode(certificate), "client-key-data": encode(key),
-        }}],
-        "contexts": [{"name": "node", "context": {"cluster": "cluster", "user": "node"}}],
-        "current-context": "node",
-    })
-}
-
 /// What the manager is told.
 fn membership(
     args: &Join,
@@ -247,7 +231,7 @@ fn membership(
     name: &str,
     own: IpAddr,
     authority: &str,
-    kubeconfig: &str,
+    pair: &Pair,
 ) -> Result<Value, CliError> {
     let remote = Remote {
         server: server.to_owned(),
@@ -259,7 +243,7 @@ fn membership(
     Ok(json!({
         "desired": "running",
         "remote": remote,
-        "credentials": {"authority": authority, "kubeconfig": kubeconfig},
+        "credentials": {"authority": authority, "certificate": pair.certificate, "key": pair.key},
         "pools": [{
             "name": up::POOL, "count": 1, "host": {"node": name, "address": own},
             "labels": cluster::parse_labels(&args.labels)?, "taints": args.taints,

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{CliError, Doing, Globals};
+use crate::{CliError, Doing, Globals, doctor};
 
 /// How long a manager may take from its start to its first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +59,13 @@ impl Manager {
         let manager = Manager::of(globals);
         if manager.is_up().await {
             return Ok(manager);
+        }
+        if let Some((pid, dir)) = doctor::other_managers(&globals.data_dir).into_iter().next() {
+            return Err(CliError::told(format!(
+                "another manager (pid {pid}) has the addresses and ports of this machine: use it with `kutter --data-dir \
+                 {0} …`, or end it with `kutter --data-dir {0} down`",
+                dir.display()
+            )));
         }
         let log_dir = globals.data_dir.join("manager");
         make_private(&globals.data_dir)?;

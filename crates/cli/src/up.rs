@@ -93,6 +93,14 @@ fn ready(view: &ClusterView, role: &str) -> bool {
     view.processes.iter().any(|p| p.role == role && p.state == "ready")
 }
 
+/// Failures in a row after which a process is not waited for.
+const FAILURES_MAX: u32 = 5;
+
+/// Whether something ends again and again: what it says is more use than waiting.
+fn hopeless(view: &ClusterView) -> bool {
+    view.processes.iter().any(|p| p.failures >= FAILURES_MAX)
+}
+
 async fn wait(
     views: &mut Views,
     progress: &Progress,
@@ -103,11 +111,15 @@ async fn wait(
         if let Some(why) = view.why.first() {
             progress.remark(why);
         }
-        done(view)
+        done(view) || hopeless(view)
     });
-    seen.await?.ok_or_else(|| {
+    let view = seen.await?.ok_or_else(|| {
         CliError::told("the manager ended while starting the cluster; see `kutter logs manager`")
-    })
+    })?;
+    match hopeless(&view) {
+        true => Err(CliError::told(format!("{}; see `kutter doctor`", view.why.join("; ")))),
+        false => Ok(view),
+    }
 }
 
 /// Waits on a watch of the Node objects until as many are Ready as there should be.

@@ -8,6 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{Action, Plan, Wake};
@@ -42,6 +43,8 @@ pub struct Request {
     pub dns: usize,
     /// How many addresses.
     pub ips: usize,
+    /// The DNS names and addresses themselves.
+    pub names: Vec<String>,
     /// How many mail addresses.
     pub emails: usize,
     /// How many URIs.
@@ -87,7 +90,8 @@ fn usages(csr: &CertificateSigningRequest) -> BTreeSet<&str> {
 /// Whether a request waits for a decision of a signer for which there is approval unasked.
 #[must_use]
 pub fn is_undecided(csr: &CertificateSigningRequest) -> bool {
-    csr.spec.signer_name == KUBELET_CLIENT && !is_issued(csr) && !has(csr, "Approved") && !has(csr, "Denied")
+    let ours = [KUBELET_CLIENT, KUBELET_SERVING].contains(&csr.spec.signer_name.as_str());
+    ours && !is_issued(csr) && !has(csr, "Approved") && !has(csr, "Denied")
 }
 
 /// The rights, one of which suffices for approval, in the order they are asked for.
@@ -108,6 +112,33 @@ pub fn recognize(csr: &CertificateSigningRequest, request: &Request) -> Vec<Reco
         true => vec![own, any],
         false => vec![any],
     }
+}
+
+/// The node that asks for a serving certificate in its own name, if that is what the request is.
+#[must_use]
+pub fn serving_node<'a>(csr: &CertificateSigningRequest, request: &'a Request) -> Option<&'a str> {
+    let own = csr.spec.signer_name == KUBELET_SERVING
+        && csr.spec.username.as_deref() == Some(&request.name)
+        && csr.spec.groups.as_ref().is_some_and(|groups| groups.iter().any(|g| g == NODES))
+        && check_kubelet_serving(request, &usages(csr)).is_ok();
+    request.name.strip_prefix(NODE).filter(|_| own)
+}
+
+/// Approves a node's serving certificate if it names nothing but the node's own addresses; upstream leaves that to
+/// people. `None` when it names more.
+#[must_use]
+pub fn approve_serving(
+    csr: &CertificateSigningRequest,
+    request: &Request,
+    node: &Node,
+    now: Timestamp,
+) -> Option<Plan> {
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let own: BTreeSet<&str> =
+        addresses.map(|a| a.address.as_str()).chain(node.metadata.name.as_deref()).collect();
+    let message = "Auto approving kubelet serving certificate for the node's own addresses.";
+    let right = Recognized { subresource: "", message };
+    request.names.iter().all(|n| own.contains(n.as_str())).then(|| approve(csr, right, now))
 }
 
 fn with_condition(

@@ -36,7 +36,10 @@ impl Election {
         let mut seen = Seen::default();
         loop {
             match self.attempt(client, &mut seen).await {
-                Ok(true) => return,
+                Ok(true) => {
+                    tracing::info!(lease = self.name, identity = self.identity, "leading");
+                    return;
+                }
                 Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(lease = self.name, error = %error.chain(), "cannot take the lease")

@@ -23,6 +23,9 @@ pub struct ProcessView {
     pub state: String,
     /// How often it has been restarted by this manager.
     pub restarts: u32,
+    /// How often in a row it has ended soon after its start, the last time just now.
+    #[serde(default)]
+    pub failures: u32,
     /// Its log.
     pub log: PathBuf,
 }

@@ -92,5 +92,5 @@ say 'done'
 
 #[test]
 fn one_command_makes_a_cluster_and_one_removes_it() {
-    namespaces::run(STEPS);
+    namespaces::run(STEPS, |_| {});
 }

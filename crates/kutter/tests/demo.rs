@@ -24,5 +24,6 @@ say 'the demo goes'
 "$KUTTER" delete --yes > /dev/null
 say 'done'
 "#,
+        |_| {},
     );
 }

@@ -153,7 +153,7 @@ fn every_command_of_the_documentation_works() {
         }
     }
     script.push_str("kutter delete --yes > /dev/null\nsay 'done'\n");
-    namespaces::run(&script);
+    namespaces::run(&script, |_| {});
 }
 
 #[test]

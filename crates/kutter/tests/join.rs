@@ -2,6 +2,11 @@
 
 mod namespaces;
 
+use std::path::Path;
+use std::time::Duration;
+
+use serve::pki::{Authority, Subject};
+
 /// `two COMMAND…` runs on the second machine, `ask ADDRESS` and `two_ask ADDRESS` ask for a page.
 const MACHINES: &str = r#"
 ip netns add two
@@ -60,6 +65,19 @@ for name in near far; do
     join proxy $name
 done
 
+say 'certificates of nodes are signed by the cluster, and renewed in time'
+for file in "$WORK"/data/clusters/default/nodes/default-pool-0 "$WORK"/two/clusters/default/nodes/two.machine; do
+    for _ in $(seq 100); do test -s $file/pki/kubelet-server.pem && break; sleep 0.1; done
+    test -s $file/pki/kubelet-server.pem
+done
+node=$WORK/two/clusters/default/nodes/two.machine
+two "$KUTTER" down 2> /dev/null
+cp "$WORK/due.pem" $node/client.pem
+two "$KUTTER" up --timeout 60 > /dev/null 2>&1
+for _ in $(seq 100); do cmp -s "$WORK/due.pem" $node/client.pem || break; sleep 0.1; done
+if cmp -s "$WORK/due.pem" $node/client.pem; then exit 1; fi
+join csr
+
 say 'the member has its own status, logs, and comes back after down'
 two "$KUTTER" status | grep -q 'https://10.77.0.1:6443'
 two "$KUTTER" logs two.machine > /dev/null
@@ -94,7 +112,18 @@ test -z "$(nsenter --net=/run/netns/two ip route show proto 75 || true)"
 say 'done'
 "#;
 
+/// An authority for the cluster to come, and a certificate of the second machine's node that is good for a little more
+/// than two minutes, so that it is to be renewed at once.
+fn prepare(work: &Path) {
+    let pki = manager::Layout::new(work.join("data")).control_plane("default").join("pki");
+    std::fs::create_dir_all(&pki).expect("a folder");
+    let authority = Authority::load_or_generate(&pki, "ca", "kubernetes-ca").expect("an authority");
+    let subject = Subject::client("system:node:two.machine", ["system:nodes"]);
+    let pair = authority.issue(&subject, Duration::from_secs(140)).expect("a certificate");
+    std::fs::write(work.join("due.pem"), format!("{}{}", pair.certificate, pair.key)).expect("written");
+}
+
 #[test]
 fn a_second_machine_joins_with_a_token_and_nothing_else() {
-    namespaces::run(&format!("{MACHINES}{STEPS}"));
+    namespaces::run(&format!("{MACHINES}{STEPS}"), prepare);
 }

@@ -40,5 +40,5 @@ say 'done'
 
 #[test]
 fn a_pool_reaches_its_nodes() {
-    namespaces::run(STEPS);
+    namespaces::run(STEPS, |_| {});
 }

@@ -26,6 +26,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
+use serve::pki::Pair;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
@@ -57,7 +58,8 @@ struct ClusterChange {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Credentials {
     authority: String,
-    kubeconfig: String,
+    certificate: String,
+    key: String,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -244,7 +246,12 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
         &change.credentials,
         all.iter().flat_map(NodePool::node_names).next().filter(|_| cluster.remote.is_some()),
     ) {
-        manager.provision.keep_member(name, &node, &kept.authority, &kept.kubeconfig)?;
+        let pair = Pair { certificate: kept.certificate.clone(), key: kept.key.clone() };
+        let server = cluster.remote.as_ref().map(|r| r.server.clone()).unwrap_or_default();
+        manager.provision.keep_member(name, &node, &server, &kept.authority, &pair)?;
+    }
+    if change.desired == Some(Desired::Running) {
+        manager.forgive(name).await;
     }
     manager.put(&cluster, &pools).await?;
     if cluster.listen != listened {

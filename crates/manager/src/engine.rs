@@ -17,6 +17,9 @@ use crate::provision::Provision;
 use crate::records::Records;
 use crate::{Layout, ManagerError, api};
 
+/// How much of a log is read for its last words.
+const LAST_BYTES: u64 = 4096;
+
 /// Happenings that may wait for the engine.
 const HAPPENINGS_MAX: usize = 1024;
 
@@ -69,6 +72,7 @@ impl Manager {
             records,
             options,
         });
+        tracing::info!(pid = std::process::id(), directory = %manager.layout.root().display(), "manager started");
         tokio::spawn(hear_ready(notify, manager.layout.root().display().to_string(), sender));
         let api = tokio::spawn(api::serve(Arc::clone(&manager)));
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -108,7 +112,9 @@ impl Manager {
         let mut state = self.state.lock().await;
         let plan = fleet::plan(&clusters, &pools, &state.processes.observed(), self.now_ms());
         for cluster in &clusters {
-            state.why.insert(cluster.name.clone(), plan.why.clone());
+            let mut why = self.failing(&state, &cluster.name);
+            why.extend(plan.why.iter().cloned());
+            state.why.insert(cluster.name.clone(), why);
         }
         let again = !plan.steps.is_empty();
         for step in plan.steps {
@@ -128,6 +134,26 @@ impl Manager {
         if again { Some(self.now_ms()) } else { plan.wake_ms }
     }
 
+    /// A sentence for each process that ends again and again, with its own last words.
+    fn failing(&self, state: &State, cluster: &str) -> Vec<String> {
+        let ended = |known: &crate::process::Known| match known.state {
+            ProcessState::Exited(exit) => exit.streak,
+            ProcessState::Starting => known.streak,
+            _ => 0,
+        };
+        let failing = state.processes.of_cluster(cluster).filter(|(_, known)| ended(known) > 1);
+        failing
+            .map(|(target, known)| {
+                let who = target.role.node().map_or_else(
+                    || target.role.word().to_owned(),
+                    |node| format!("{} of {node}", target.role.word()),
+                );
+                let words = last_words(&self.layout.log(target));
+                format!("{who} ended {} times in a row: {words}", ended(known))
+            })
+            .collect()
+    }
+
     async fn execute(
         &self,
         state: &mut State,
@@ -144,7 +170,16 @@ impl Manager {
                     state.processes.get(&Target { cluster: cluster.name.clone(), role }).map(|k| k.pid)
                 });
                 let command = self.provision.command(cluster, pools, target, supervisor).await?;
-                state.processes.start(command, now).await
+                state.processes.start(command, now).await?;
+                let pid = state.processes.get(target).map(|k| k.pid);
+                tracing::info!(
+                    cluster = target.cluster,
+                    role = target.role.word(),
+                    node = target.role.node(),
+                    pid,
+                    "started"
+                );
+                Ok(())
             }
             Step::Stop(target) => {
                 state.processes.signal(target, false, now);
@@ -165,6 +200,7 @@ impl Manager {
                 }
             }
             Step::Remove(name) => {
+                tracing::info!(cluster = name, "removed with all its data");
                 state.forwards.remove(name);
                 state.why.remove(name);
                 if let Some(cluster) = clusters.iter().find(|c| c.name == *name) {
@@ -233,6 +269,10 @@ impl Manager {
                 pid: (!matches!(known.state, ProcessState::Exited(_))).then_some(known.pid),
                 state: word(known.state).to_owned(),
                 restarts: known.restarts,
+                failures: match known.state {
+                    ProcessState::Exited(exit) => exit.streak,
+                    _ => 0,
+                },
                 log: self.layout.log(target),
             })
             .collect();
@@ -287,6 +327,12 @@ impl Manager {
         self.records.pools().iter().any(|p| p.cluster == cluster && p.name == name)
     }
 
+    /// Starts what has ended again at once.
+    pub(crate) async fn forgive(&self, cluster: &str) {
+        self.state.lock().await.processes.forgive(cluster);
+        self.look();
+    }
+
     /// Ends the control plane's process, so that it starts again with what is recorded now.
     pub(crate) async fn renew_control_plane(&self, cluster: &str) {
         let target = Target { cluster: cluster.to_owned(), role: Role::ControlPlane };
@@ -318,6 +364,25 @@ impl Manager {
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.views.subscribe()
     }
+}
+
+/// The last line of a log that is not one of its ordinary ones, or the last at all.
+fn last_words(log: &Path) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines().rev().filter(|l| !l.trim().is_empty());
+    let last = lines.clone().next().unwrap_or("it left no word");
+    let told = lines.find_map(|l| l.strip_prefix("kutter: ")).unwrap_or(last);
+    told.chars().take(300).collect()
 }
 
 fn word(state: ProcessState) -> &'static str {

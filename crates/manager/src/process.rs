@@ -78,7 +78,13 @@ impl Processes {
         }
         let mut processes = Processes { root: root.display().to_string(), known: HashMap::new(), happenings };
         for (pid, target) in scan(&processes.root) {
-            tracing::info!(pid, ?target, "adopted");
+            tracing::info!(
+                pid,
+                cluster = target.cluster,
+                role = target.role.word(),
+                node = target.role.node(),
+                "adopted"
+            );
             processes.track(target, pid, ProcessState::Ready, 0);
         }
         processes
@@ -140,6 +146,9 @@ impl Processes {
                     && known.state == ProcessState::Starting
                 {
                     known.state = ProcessState::Ready;
+                    let (cluster, role) = (&target.cluster, target.role.word());
+                    let took_ms = now_ms.saturating_sub(known.started_ms);
+                    tracing::info!(cluster, role, node = target.role.node(), took_ms, "ready");
                 }
             }
             Happening::Exited(target, pid) => {
@@ -150,6 +159,16 @@ impl Processes {
                     known.streak = if steady { 1 } else { known.streak + 1 };
                     known.state = ProcessState::Exited(Exit { at_ms: now_ms, streak: known.streak });
                 }
+            }
+        }
+    }
+
+    /// Forgets that the cluster's processes ended, so that they start again at once: somebody asked.
+    pub fn forgive(&mut self, cluster: &str) {
+        for (_, known) in self.known.iter_mut().filter(|(t, _)| t.cluster == cluster) {
+            if let ProcessState::Exited(exit) = &mut known.state {
+                known.streak = 0;
+                exit.streak = 0;
             }
         }
     }
@@ -243,10 +262,13 @@ async fn watch_end(target: Target, pid: i32, happenings: mpsc::Sender<Happening>
         // SAFETY: the descriptor is owned by what is registered and stays open as long as it.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(|e| e.into_parts().1)?;
         fd.readable().await?.retain_ready();
+        let (cluster, role, node) = (&target.cluster, target.role.word(), target.role.node());
         let id = nix::sys::wait::Id::PIDFd(fd.get_ref().as_fd());
         match nix::sys::wait::waitid(id, nix::sys::wait::WaitPidFlag::WEXITED) {
-            Ok(status) => tracing::info!(pid, ?target, ?status, "ended"),
-            Err(_) => tracing::info!(pid, ?target, "ended; it was adopted, so its status is not known"),
+            Ok(status) => tracing::info!(pid, cluster, role, node, ?status, "ended"),
+            Err(_) => {
+                tracing::info!(pid, cluster, role, node, "ended; it was adopted, so its status is not known");
+            }
         }
         tracing::trace!(descriptor = fd.as_raw_fd(), "closed");
         Ok::<(), std::io::Error>(())

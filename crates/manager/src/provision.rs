@@ -154,6 +154,8 @@ impl Provision {
             format!("--listen={}", SocketAddr::from((address, KUBELET_PORT))),
             format!("--cgroup-root={}", self.layout.cgroup(node)),
             format!("--max-pods={}", pool.max_pods),
+            "--rotate-certificates".to_owned(),
+            "--rotate-server-certificates".to_owned(),
             format!("--label=kutter.dev/nodepool={}", pool.name),
         ];
         match &cluster.remote {
@@ -241,11 +243,10 @@ impl Provision {
         let subject = Subject::client(format!("system:node:{node}"), ["system:nodes"]);
         let issued = authority.issue(&subject, LEAF_LIFE).map_err(|e| failed(chain(&e)))?;
         let server = format!("https://{}", SocketAddr::from((plan.gateway, plan.api.port())));
-        let config = kubeconfig(&cluster.name, &server, authority.certificate(), &issued);
-        let path = self.layout.node(&cluster.name, node).join("kubeconfig");
-        private_dir(&self.layout.node(&cluster.name, node))?;
-        replace_file(&path, config.to_string().as_bytes(), 0o600).map_err(|e| failed(chain(&e)))?;
-        Ok(path.display().to_string())
+        let dir = self.layout.node(&cluster.name, node);
+        keep_credentials(&dir, &cluster.name, &server, authority.certificate(), &issued)
+            .map_err(|e| failed(chain(&*e)))?;
+        Ok(dir.join("kubeconfig").display().to_string())
     }
 
     /// Keeps what a member got when it joined.
@@ -253,15 +254,15 @@ impl Provision {
         &self,
         cluster: &str,
         node: &str,
+        server: &str,
         authority: &str,
-        kubeconfig: &str,
+        pair: &Pair,
     ) -> Result<(), ManagerError> {
         let failed = |why: String| ManagerError::Credentials { what: format!("node {node}"), why };
         let dir = self.layout.node(cluster, node);
-        private_dir(&dir)?;
-        let (ca, config) = (self.layout.member_ca(cluster), dir.join("kubeconfig"));
-        replace_file(&ca, authority.as_bytes(), 0o644).map_err(|e| failed(chain(&e)))?;
-        replace_file(&config, kubeconfig.as_bytes(), 0o600).map_err(|e| failed(chain(&e)))
+        keep_credentials(&dir, cluster, server, authority, pair).map_err(|e| failed(chain(&*e)))?;
+        replace_file(&self.layout.member_ca(cluster), authority.as_bytes(), 0o644)
+            .map_err(|e| failed(chain(&e)))
     }
 
     /// Where the ingress of each running node answers.
@@ -391,20 +392,27 @@ fn balancers(cluster: &Cluster) -> Option<Cidr> {
     Some(Cidr::new(IpAddr::V4(address), bits))
 }
 
-fn kubeconfig(cluster: &str, server: &str, ca: &str, pair: &Pair) -> serde_json::Value {
+/// Writes a node's kubeconfig and, in one file that the node replaces when it renews them, its certificate and key.
+fn keep_credentials(
+    dir: &Path,
+    cluster: &str,
+    server: &str,
+    ca: &str,
+    pair: &Pair,
+) -> Result<(), Box<dyn std::error::Error>> {
     use base64::Engine as _;
-    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    json!({
+    let ca = base64::engine::general_purpose::STANDARD.encode(ca);
+    let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": cluster, "cluster": {"server": server, "certificate-authority-data": encode(ca)}}],
-        "users": [{"name": "node", "user": {
-            "client-certificate-data": encode(&pair.certificate),
-            "client-key-data": encode(&pair.key),
-        }}],
+        "clusters": [{"name": cluster, "cluster": {"server": server, "certificate-authority-data": ca}}],
+        "users": [{"name": "node", "user": {"client-certificate": "client.pem", "client-key": "client.pem"}}],
         "contexts": [{"name": "node", "context": {"cluster": cluster, "user": "node"}}],
         "current-context": "node",
-    })
+    });
+    private_dir(dir)?;
+    replace_file(&dir.join("client.pem"), format!("{}{}", pair.certificate, pair.key).as_bytes(), 0o600)?;
+    Ok(replace_file(&dir.join("kubeconfig"), config.to_string().as_bytes(), 0o600)?)
 }
 
 fn private_dir(path: &Path) -> Result<(), ManagerError> {

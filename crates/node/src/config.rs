@@ -33,6 +33,10 @@ pub struct Options {
     pub cluster_domain: String,
     /// Directory of static pod manifests.
     pub static_pods: Option<PathBuf>,
+    /// File with the client's certificate and key, to be renewed there; none leaves that to somebody else.
+    pub client_pem: Option<PathBuf>,
+    /// Have the server's certificate signed by the cluster.
+    pub signed_serving: bool,
     /// Annotations to register with; those without a value are taken away.
     pub annotations: BTreeMap<String, Option<String>>,
     /// How much of the machine the node is.
@@ -77,6 +81,8 @@ impl Options {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             static_pods: None,
+            client_pem: None,
+            signed_serving: false,
             annotations: BTreeMap::new(),
             size: Size::default(),
             max_pods: 110,

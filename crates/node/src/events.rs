@@ -85,7 +85,23 @@ impl Recorder {
             message.truncate(cut);
         }
         let key = about.uid.clone().unwrap_or_default();
+        log(&about, field.as_deref(), warning, reason, &message);
         let _ = self.queue.try_send((about, Said { about: key, field, warning, reason, message }));
+    }
+}
+
+/// What is told to the API is in the log, too: pulled, started, unhealthy, killed, backing off …
+fn log(about: &ObjectReference, field: Option<&str>, warning: bool, reason: &str, message: &str) {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (kind, namespace, name) = (text(&about.kind), text(&about.namespace), text(&about.name));
+    let object = match namespace.as_str() {
+        "" => format!("{} {name}", kind.to_lowercase()),
+        _ => format!("{} {namespace}/{name}", kind.to_lowercase()),
+    };
+    let field = field.unwrap_or_default();
+    match warning {
+        true => tracing::warn!(object, field, reason, "{message}"),
+        false => tracing::info!(object, field, reason, "{message}"),
     }
 }
 

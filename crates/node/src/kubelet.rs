@@ -17,7 +17,7 @@ use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::refs::Refs;
-use crate::{Options, cgroups, pressure, register, server, statics, usage, volume, worker};
+use crate::{Options, certificates, cgroups, pressure, register, server, statics, usage, volume, worker};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -170,8 +170,20 @@ impl Kubelet {
             }
         });
         *kubelet.server.lock() = Some(server::start(kubelet.clone()).await?);
+        let (o, m) = (&kubelet.options, &kubelet.machine);
+        tracing::info!(
+            node = o.name,
+            listen = %o.listen,
+            runtime = kubelet.runtime_name,
+            cpus = m.cpus,
+            memory_mib = m.memory >> 20,
+            "node started"
+        );
         tokio::spawn(kubelet.clone().listen());
         tokio::spawn(register::run(kubelet.clone()));
+        if let Some(file) = kubelet.options.client_pem.clone() {
+            tokio::spawn(certificates::client(kubelet.clone(), file));
+        }
         tokio::spawn(kubelet.clone().dispatch());
         tokio::spawn(pressure::run(kubelet.clone()));
         if let Some(dir) = kubelet.options.static_pods.clone() {

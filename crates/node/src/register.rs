@@ -34,7 +34,9 @@ pub async fn run(k: Arc<Kubelet>) {
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(7));
     }
+    tracing::info!(node = k.options.name, addresses = k.options.ip_texts().join(","), "registered");
     k.events.node(&k.options.name, false, "Starting", "Starting kubelet.".into());
+    let mut silent = 0_u32;
     let mut lease: Option<Lease> = None;
     let mut reported: Option<NodeStatus> = None;
     let mut beats = 0;
@@ -51,8 +53,16 @@ pub async fn run(k: Arc<Kubelet>) {
         }
         beats += 1;
         match renew(&k, lease.take()).await {
-            Ok(renewed) => lease = Some(renewed),
-            Err(error) => tracing::warn!(error = %error.chain(), "the node's lease was not renewed"),
+            Ok(renewed) => {
+                if silent > 0 {
+                    tracing::info!(missed = silent, "the API server answers again");
+                }
+                (lease, silent) = (Some(renewed), 0);
+            }
+            Err(error) => {
+                silent += 1;
+                tracing::warn!(error = %error.chain(), "the node's lease was not renewed; pods and Services go on");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(LEASE_PERIOD) => {}

@@ -42,6 +42,14 @@ impl Worker {
 
     /// Removes ended containers but the newest two of each name.
     pub(crate) fn collect(&mut self, snap: &Snapshot) {
+        self.ended.retain(|id| snap.seen.containers.iter().any(|c| c.id == *id));
+        for c in snap.seen.containers.iter().filter(|c| c.life == Life::Exited) {
+            if self.ended.insert(c.id.clone()) {
+                let pod = pods::spec::describe(&self.handle.pod.lock());
+                let (container, reason) = (&c.name, &c.reason);
+                tracing::info!(pod, container, attempt = c.attempt, exit_code = c.exit_code, reason, "ended");
+            }
+        }
         if self.busy("collect") {
             return;
         }

@@ -61,6 +61,9 @@ pub async fn start(k: Arc<Kubelet>) -> Result<Running, ServeError> {
     let subject = serve::pki::Subject::server(name, names, ips);
     let pair = authority.maintain(&pki, "kubelet", &subject).map_err(|e| fail(e.to_string()))?;
     let tls = ServerTls::new(&pair.certificate, &pair.key, &roots).map_err(|e| fail(e.to_string()))?;
+    if k.options.signed_serving {
+        tokio::spawn(crate::certificates::serving(k.clone(), tls.clone()));
+    }
     let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| fail(e.to_string()))?;
     let server = Arc::new(Server { k: k.clone(), tls: tls.clone() });
     let running =

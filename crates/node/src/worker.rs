@@ -63,6 +63,8 @@ pub(crate) struct Worker {
     pub(crate) failures: u32,
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) announced: HashSet<(String, u32)>,
+    /// Containers whose end was logged.
+    pub(crate) ended: HashSet<String>,
     pub(crate) attempts: BTreeMap<String, u32>,
     /// Since when a container is being replaced.
     pub(crate) exchange: Option<Instant>,
@@ -105,6 +107,7 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
         failures: 0,
         retry_at: None,
         announced: HashSet::new(),
+        ended: HashSet::new(),
         attempts: BTreeMap::new(),
         exchange: None,
         backoffs: HashMap::new(),

@@ -387,6 +387,12 @@ pub fn due(certificate_pem: &str, now: OffsetDateTime) -> Result<bool, PkiError>
     Ok(now.unix_timestamp() > from + (to - from) / 3 * 2)
 }
 
+/// [`due`] at a Unix time in seconds.
+pub fn due_at(certificate_pem: &str, now: i64) -> Result<bool, PkiError> {
+    let now = OffsetDateTime::from_unix_timestamp(now).map_err(|cause| PkiError::Parse(cause.to_string()))?;
+    due(certificate_pem, now)
+}
+
 /// Writes a file with this mode, so that readers see either the old or the new content.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     use std::io::Write;

@@ -119,3 +119,35 @@ fn old_requests_go() {
         assert_eq!(clean(&request, expires, later).actions.len(), 1, "{request:?}");
     }
 }
+
+#[test]
+fn a_node_may_serve_under_its_own_addresses() {
+    let own: Node = serde_json::from_value(json!({
+        "metadata": {"name": "n"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n"}]},
+    }))
+    .unwrap();
+    let mut request = csr(KUBELET_SERVING, &["digital signature", "server auth"], json!([]));
+    request.spec.username = Some("system:node:n".into());
+    request.spec.groups = Some(vec![NODES.into()]);
+    let asked = |name: &str, names: &[&str]| Request {
+        ips: names.len(),
+        names: names.iter().map(|n| (*n).to_owned()).collect(),
+        ..node(name)
+    };
+    let now = Timestamp::UNIX_EPOCH;
+    let approved = |asked: &Request| {
+        serving_node(&request, asked).map(|_| approve_serving(&request, asked, &own, now).is_some())
+    };
+    let table: [(&str, &[&str], Option<bool>); 5] = [
+        ("system:node:n", &["10.0.0.1", "n"], Some(true)),
+        ("system:node:n", &["10.0.0.1", "127.0.0.1"], Some(false)),
+        ("system:node:n", &["kubernetes.default"], Some(false)),
+        ("system:node:m", &["10.0.0.1"], None),
+        ("system:node:n", &[], None),
+    ];
+    for (name, names, expected) in table {
+        assert_eq!(approved(&asked(name, names)), expected, "{name} {names:?}");
+    }
+    assert!(is_undecided(&request));
+}

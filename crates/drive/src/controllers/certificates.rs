@@ -9,6 +9,7 @@ use controllers::{Plan, Wake, pod};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Node;
 
 use crate::shell::{Authority, Pass, Planner, Wiring};
 
@@ -46,6 +47,11 @@ async fn decide(
         Ok(asked) => asked,
         Err(why) => return Ok(Plan::idle(why)),
     };
+    if let Some(name) = certificates::serving_node(csr, &asked) {
+        let node = client.find::<Node>("", name).await?;
+        let approved = node.and_then(|node| certificates::approve_serving(csr, &asked, &node, now));
+        return Ok(approved.unwrap_or_else(|| again(csr, "it names more than the node's addresses", now)));
+    }
     let rights = certificates::recognize(csr, &asked);
     if rights.is_empty() {
         return Ok(Plan::idle("it is not of a kind that is approved unasked"));
@@ -55,11 +61,16 @@ async fn decide(
             return Ok(certificates::approve(csr, right, now));
         }
     }
+    Ok(again(csr, "its maker may not have it approved", now))
+}
+
+/// Looks again after as long as the request has waited.
+fn again(csr: &CertificateSigningRequest, why: &str, now: Timestamp) -> Plan {
     let since = csr.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
     let pause = now.duration_since(since).clamp(RETRY_MIN, RETRY_MAX);
-    let mut plan = Plan::idle(format!("{} may not have it approved", pod::name(csr)));
+    let mut plan = Plan::idle(format!("{}: {why}", pod::name(csr)));
     plan.wake = now.checked_add(pause).map_or(Wake::OnChange, Wake::At);
-    Ok(plan)
+    plan
 }
 
 async fn allowed(client: &Client, csr: &CertificateSigningRequest, right: &str) -> Result<bool, Error> {

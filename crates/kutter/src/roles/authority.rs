@@ -22,9 +22,9 @@ fn text(error: &pki::PkiError) -> String {
 
 impl drive::Authority for Signer {
     fn read(&self, request: &[u8]) -> Result<Request, String> {
-        let pki::Requested { name, organizations, dns, ips, emails, uris, .. } =
+        let pki::Requested { name, organizations, dns, ips, names, emails, uris } =
             pki::read_request(request).map_err(|e| text(&e))?;
-        Ok(Request { name, organizations, dns, ips, emails, uris })
+        Ok(Request { name, organizations, dns, ips, names, emails, uris })
     }
 
     fn sign(&self, request: &[u8], usages: &[String], life: Duration) -> Result<String, String> {

@@ -84,6 +84,7 @@ async fn serve(args: Args) -> Result<(), RoleError> {
     }
     super::notify_ready();
     super::memory::settle_soon();
+    tracing::info!(listen = %running.address, external = args.external.map(|a| a.to_string()), "control plane started");
     if args.external.is_some() {
         let joining = Joining {
             cluster: args.cluster_name,

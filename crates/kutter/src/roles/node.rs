@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Config};
+use client::{Client, Config, Identity, Material};
 use k8s_openapi::api::core::v1::Taint;
 use node::network::fabric::{Fabric, NetworkOptions};
 use node::size::Size;
@@ -46,6 +46,12 @@ pub struct Args {
     /// Labels to register with, as `key=value`.
     #[arg(long, value_delimiter = ',')]
     label: Vec<String>,
+    /// Renew the client certificate by request; the kubeconfig must refer to one file for certificate and key.
+    #[arg(long)]
+    rotate_certificates: bool,
+    /// Have the HTTPS server's certificate signed by the cluster, and renew it.
+    #[arg(long)]
+    rotate_server_certificates: bool,
     /// Taints to register with, as `key=value:Effect`.
     #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', value_parser = taint)]
     taint: Vec<Taint>,
@@ -134,12 +140,29 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
     super::memory::allow_huge_pages(false);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = Client::from_config(Config::infer(args.kubeconfig.as_deref(), None)?)?;
+    let config = Config::infer(args.kubeconfig.as_deref(), None)?;
+    let client_pem = match &config.identity {
+        _ if !args.rotate_certificates => None,
+        Identity::Certificate { certificate: Material::File(file), key: Material::File(key) }
+            if file == key =>
+        {
+            Some(file.clone())
+        }
+        _ => {
+            return Err(
+                "--rotate-certificates needs a kubeconfig whose client-certificate and client-key are one \
+                        file, which it may replace"
+                    .into(),
+            );
+        }
+    };
+    let client = Client::from_config(config)?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
     };
-    let options = options(&args, &name)?;
+    let options =
+        Options { client_pem, signed_serving: args.rotate_server_certificates, ..options(&args, &name)? };
     // Few threads, because each keeps memory of its own; the work is short.
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.worker_threads(2).max_blocking_threads(4).enable_all();

@@ -17,8 +17,10 @@ say() { echo "--- $1"; }
 
 /// Runs a script that says `done` at its end. It has `$KUTTER`, `$TESTS` (the folder of the tests), `$STORAGE`,
 /// `$WORK` (a folder of its own) and `$GROUP` (what the names of its nodes' cgroups begin with).
-pub fn run(steps: &str) {
+/// `prepare` may put something into it before.
+pub fn run(steps: &str, prepare: impl FnOnce(&Path)) {
     let work = tempfile::tempdir().expect("a folder");
+    prepare(work.path());
     // The cgroups of nodes are those of the machine: what is left of them goes with this value.
     let groups = Groups(manager::Layout::new(work.path().join("data")).cgroup(""));
     let output = Command::new("unshare")

@@ -20,6 +20,8 @@ pub struct Requested {
     pub dns: usize,
     /// How many addresses.
     pub ips: usize,
+    /// The DNS names and addresses themselves.
+    pub names: Vec<String>,
     /// How many mail addresses.
     pub emails: usize,
     /// How many URIs.
@@ -76,8 +78,14 @@ pub fn read_request(pem: &[u8]) -> Result<Requested, PkiError> {
     }
     for name in requested_names(&request) {
         match name {
-            GeneralName::DNSName(_) => asked.dns += 1,
-            GeneralName::IPAddress(_) => asked.ips += 1,
+            GeneralName::DNSName(name) => {
+                asked.dns += 1;
+                asked.names.push((*name).to_owned());
+            }
+            GeneralName::IPAddress(octets) => {
+                asked.ips += 1;
+                asked.names.extend(address(octets).map(|ip| ip.to_string()));
+            }
             GeneralName::RFC822Name(_) => asked.emails += 1,
             GeneralName::URI(_) => asked.uris += 1,
             _ => return Err(PkiError::Parse(UNKNOWN_NAME.to_string())),
