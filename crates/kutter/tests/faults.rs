@@ -67,7 +67,7 @@ ask there after
 "$KUTTER" delete --yes > /dev/null || true
 say 'done'
 "#;
-    namespaces::run(&format!("{HELPERS}{steps}"));
+    namespaces::run(&format!("{HELPERS}{steps}"), |_| {});
 }
 
 #[test]
@@ -104,5 +104,5 @@ ask page
 "$KUTTER" delete --yes > /dev/null
 say 'done'
 "#;
-    namespaces::run(&format!("{HELPERS}{steps}"));
+    namespaces::run(&format!("{HELPERS}{steps}"), |_| {});
 }
