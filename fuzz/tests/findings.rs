@@ -10,19 +10,24 @@ fn seeds_and_findings_pass() {
     let output = Command::new(program).arg("list").output().expect("list targets");
     let list = String::from_utf8(output.stdout).expect("text");
     let mut broken = Vec::new();
+    let new = tempfile::tempdir().expect("directory");
     for name in list.lines().filter_map(|line| line.split_whitespace().next()) {
         let known: Vec<_> = std::fs::read_dir(findings.join(name))
             .into_iter()
             .flatten()
             .map(|e| e.expect("entry").path())
             .collect();
-        let replay = Command::new(program).args(["replay", name]).args(known).output().expect("replay");
+        let replay = Command::new(program)
+            .args(["replay", name])
+            .args(known)
+            .env("TMPDIR", new.path())
+            .output()
+            .expect("replay");
         if !replay.status.success() {
             broken.push(format!("{name}: {}", String::from_utf8_lossy(&replay.stderr)));
         }
     }
     // No time at all: only the seeds are run.
-    let new = tempfile::tempdir().expect("directory");
     let arguments = ["run", "--seconds", "0", "--findings"];
     let run = Command::new(program).args(arguments).arg(new.path()).output().expect("run the seeds");
     let told = String::from_utf8_lossy(&run.stdout).into_owned();

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serve::spdy::{self, SpdyStream, SpdyWriter};
 use serve::{Body, empty};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -356,8 +356,26 @@ pub(crate) async fn websocket(request: &mut Request<Body>) -> Option<Socket> {
     Some(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await)
 }
 
-async fn on_websocket<W, F>(socket: Socket, want: &StreamOptions, protocol: &str, work: W)
+/// Sends a client's own data back over a websocket of this protocol. For fuzzing.
+#[doc(hidden)]
+pub async fn echo_websocket<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: S, protocol: &str) {
+    let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+    let echo = |mux: Mux| async move {
+        let Mux { mut incoming, outgoing } = mux;
+        while let Some(message) = incoming.recv().await {
+            if let In::Data(channel, data) = message
+                && outgoing.send(Out(channel, data)).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    on_websocket(socket, &StreamOptions::default(), protocol, echo).await;
+}
+
+async fn on_websocket<S, W, F>(socket: WebSocketStream<S>, want: &StreamOptions, protocol: &str, work: W)
 where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     W: FnOnce(Mux) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {

@@ -19,6 +19,14 @@ pub const LAYER: Target = Target { name: "layer", what: "image layers", seeds: l
 pub const ARCHIVE: Target =
     Target { name: "archive", what: "docker-save and OCI archives", seeds: archive_seeds, start: archives };
 
+/// Registries.
+pub const REGISTRY: Target = Target {
+    name: "registry",
+    what: "manifests, challenges, credentials and mirrors of registries",
+    seeds: registry_seeds,
+    start: || Box::new(registry),
+};
+
 /// Kubeconfigs.
 pub const KUBECONFIG: Target = Target {
     name: "kubeconfig",
@@ -92,7 +100,7 @@ fn enclose() {
     let dir = tempfile::Builder::new().prefix("fuzz").tempdir().expect("temporary directory");
     std::os::unix::fs::chroot(dir.path()).expect("chroot needs root");
     std::env::set_current_dir("/").expect("enter the root");
-    // The directory cannot be removed from within; what a run leaves in it is removed after each.
+    // The directory cannot be removed from within: whoever started the process gave it a TMPDIR to remove.
     let _ = dir.keep();
     std::fs::create_dir("/work").expect("create in an empty root");
 }
@@ -176,6 +184,53 @@ fn archives() -> Run {
         assert_eq!(top(), before, "something was put outside the images");
         wipe(Path::new("/work/b"));
     })
+}
+
+fn registry_seeds() -> Vec<Vec<u8>> {
+    let digest = oci::images::digest(b"");
+    let part =
+        json!({"digest": digest, "size": 5, "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"});
+    let config =
+        json!({"digest": digest, "size": 5, "mediaType": "application/vnd.oci.image.config.v1+json"});
+    let image = json!({"schemaVersion": 2, "config": config, "layers": [part, part]});
+    let platform = json!({"os": "linux", "architecture": "arm64", "variant": "v8"});
+    let index = json!({"schemaVersion": 2, "manifests": [
+        {"digest": digest, "size": 1, "platform": platform},
+        {"digest": digest, "size": 1, "platform": {"os": "linux", "architecture": "amd64"}}]});
+    let auths = json!({"auths": {"https://a.b:5000/v1/": {"auth": "dTpw"}, "*.b": {"username": "u", "password": "p"},
+        "x/y": {"identitytoken": "t"}}});
+    let file =
+        "mirrors:\n  docker.io:\n  - https://mirror.example/p\nauth:\n  a.b: {username: u, password: p}\n";
+    vec![
+        format!("answer\n\n{image}").into(),
+        format!("answer\nBearer realm=\"https://a/t\",service=\"r\",scope=\"repository:x:pull\"\n{index}")
+            .into(),
+        "answer\nBasic realm=x\n{\"schemaVersion\":1}".into(),
+        format!("keys a.b:5000/c/d:1\n{auths}").into(),
+        format!("legacy c.b/x\n{}", auths["auths"]).into(),
+        format!("file\n{file}").into(),
+    ]
+}
+
+fn registry(input: &[u8]) {
+    use oci::registry::{Registries, keyring::Keyring, read_answer};
+    let Some((head, rest)) = split_line(input) else { return };
+    let (kind, image) = head.split_once(' ').unwrap_or((head, ""));
+    let mut keys = Keyring::default();
+    match kind {
+        "answer" => {
+            let Some((challenge, body)) = split_line(rest) else { return };
+            let mut headers = http::HeaderMap::new();
+            if let Ok(value) = challenge.parse() {
+                headers.insert(http::header::WWW_AUTHENTICATE, value);
+            }
+            read_answer(body, &headers);
+        }
+        "keys" if keys.add_config(rest).is_ok() => drop(keys.lookup(image)),
+        "legacy" if keys.add_legacy(rest).is_ok() => drop(keys.lookup(image)),
+        "file" => drop(std::str::from_utf8(rest).map(Registries::parse)),
+        _ => {}
+    }
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {

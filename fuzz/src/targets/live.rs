@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -51,13 +50,6 @@ pub const ROUTES: Target = Target {
 
 /// Longer than any answer takes; a watch or a log would go on.
 const PATIENCE: Duration = Duration::from_millis(50);
-
-/// In memory where the machine has such a place.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    made.expect("temporary directory")
-}
 
 const REQUESTS: &[&str] = &[
     "GET /api/v1/pods?labelSelector=a%3Db,c!%3Dd&fieldSelector=metadata.name%3Dx&limit=1&resourceVersion=0&resourceVersionMatch=NotOlderThan\naccept: application/json;as=Table;v=v1;g=meta.k8s.io\n\n",
@@ -115,7 +107,7 @@ fn read_request(input: &[u8]) -> Option<http::Request<serve::Body>> {
 
 /// Requests of an administrator, or with the credentials they bring.
 fn requests() -> Run {
-    let (runtime, dir) = (runtime(), scratch());
+    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("temporary directory"));
     let config = Config::new(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)));
     let running = runtime.block_on(ApiServer::start(config)).expect("an API server");
     let admin = Arc::new(Identity::user("fuzz", ["system:masters"]));

@@ -39,6 +39,8 @@ pub const ALL: &[Target] = &[
     live::RESOLVER,
     live::INGRESS,
     live::ROUTES,
+    files::REGISTRY,
+    streams::WEBSOCKET,
     streams::SPDY,
     streams::WATCH,
     streams::RECORD,

@@ -22,6 +22,14 @@ pub const SPDY: Target = Target {
     start: spdy,
 };
 
+/// Websockets.
+pub const WEBSOCKET: Target = Target {
+    name: "websocket",
+    what: "websocket frames of exec and attach",
+    seeds: websocket_seeds,
+    start: websockets,
+};
+
 /// Watches.
 pub const WATCH: Target =
     Target { name: "watch", what: "watch events and lists", seeds: watch_seeds, start: watches };
@@ -86,9 +94,49 @@ fn spdy() -> Run {
             let _ = writer.write_all(input).await;
             let _ = writer.shutdown().await;
             drop(writer);
-            let end = Duration::from_millis(200);
+            let end = Duration::from_secs(10);
             let stuck = tokio::time::timeout(end, taken).await.is_err();
             assert!(!stuck || input.len() > 4096, "the session does not end with its connection");
+            answers.abort();
+        });
+    })
+}
+
+/// Frames with a mask of zeros: data, half a close, text, a ping, the end, a long one, one in two parts.
+fn websocket_seeds() -> Vec<Vec<u8>> {
+    let frame = |code: u8, data: &[u8]| [&[code, 0x80 | data.len() as u8, 0, 0, 0, 0][..], data].concat();
+    let long = [&[0x82, 0xfe, 0x01, 0x00, 0, 0, 0, 0][..], &[0; 256]].concat();
+    let parts = [frame(0x02, b"\0a"), frame(0x80, b"b")].concat();
+    let one = [frame(0x82, b"\0hi"), frame(0x82, &[255, 0]), frame(0x82, b"\x04{\"Width\":1,\"Height\":2}")]
+        .concat();
+    let all = [one, frame(0x81, b"x"), frame(0x89, b"p"), long, parts, frame(0x88, &[3, 232])].concat();
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"]
+        .map(|protocol| [protocol.as_bytes(), b"\n", &all].concat())
+        .to_vec()
+}
+
+fn websockets() -> Run {
+    let runtime = runtime();
+    Box::new(move |input| {
+        let Some((protocol, bytes)) = split_line(input) else { return };
+        runtime.block_on(async {
+            let (client, server) = tokio::io::duplex(1 << 16);
+            let (mut reader, mut writer) = tokio::io::split(client);
+            let answers = tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 16];
+                while reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+            });
+            let talk = async {
+                let _ = writer.write_all(bytes).await;
+                let _ = writer.shutdown().await;
+            };
+            let served = node::streams::echo_websocket(server, protocol);
+            let both = async { tokio::join!(talk, served) };
+            let end = Duration::from_secs(10);
+            assert!(
+                tokio::time::timeout(end, both).await.is_ok(),
+                "the session does not end with its connection"
+            );
             answers.abort();
         });
     })

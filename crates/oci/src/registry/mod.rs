@@ -28,6 +28,13 @@ pub const FILE: &str = "/etc/kutter/registries.yaml";
 /// Longest wait that a registry may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
+/// Reads what a registry may send: a manifest, and the challenge of a refusal. For fuzzing.
+#[doc(hidden)]
+pub fn read_answer(body: &[u8], headers: &HeaderMap) -> bool {
+    let media = headers.get(::http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    manifest::parse(body, media).is_ok() | auth::challenge(headers).is_some()
+}
+
 /// What bounds a pull.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
