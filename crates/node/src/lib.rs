@@ -11,6 +11,7 @@ pub mod config;
 pub mod container;
 pub mod events;
 pub mod facts;
+mod files;
 pub mod forward;
 pub mod halt;
 pub mod hooks;

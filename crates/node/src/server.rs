@@ -15,7 +15,7 @@ use serde_json::json;
 use serve::{Body, Handler, Limits, Peer, Running, ServerTls, full};
 
 use crate::kubelet::Kubelet;
-use crate::{forward, logs, pool, stats, streams};
+use crate::{files, forward, logs, pool, stats, streams};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -281,6 +281,9 @@ impl Server {
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
                 forward::port_forward(k, (namespace, pod), &query, request).await
+            }
+            ["logs", rest @ ..] => {
+                files::answer(k.options.log_dir.parent().unwrap_or(&k.options.log_dir), rest).await
             }
             ["stats", "summary"] => json_answer(&stats::summary(k).await),
             ["metrics"] => text(StatusCode::OK, stats::own(k).await),

@@ -102,10 +102,7 @@ impl Work<'_> {
             let foreign = others.iter().any(|o| o.controller == Some(true));
             let mut new = others;
             new.extend(owner.filter(|_| !foreign).map(Target::controller_reference));
-            let uids = |list: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
-                list.iter().map(|o| o.uid.clone()).collect::<Vec<_>>()
-            };
-            if uids(&new) != uids(&old) {
+            if new != old {
                 actions.push(owners_patch(PersistentVolumeClaim::resource(), &known.metadata, &new));
             }
         }
