@@ -45,7 +45,10 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     match &view.zone {
         None => {
             let zone = spec.time_zone.as_deref().unwrap_or("");
-            work.event(Note::warning("UnknownTimeZone", format!("invalid timeZone: \"{zone}\"")));
+            work.event(Note::warning(
+                "UnknownTimeZone",
+                format!("invalid timeZone: \"{zone}\": unknown time zone {zone}"),
+            ));
         }
         Some(_) if spec.suspend == Some(true) => work.plan.because("the cron job is suspended"),
         Some(zone) => work.schedule(zone),
@@ -133,10 +136,15 @@ impl Work<'_> {
         let schedule = match cron::parse(&self.spec.schedule) {
             Ok(schedule) => schedule,
             Err(why) => {
-                let text = format!("unparseable schedule: \"{}\": {why}", self.spec.schedule);
+                let text = format!("unparseable schedule: \"{}\" : {why}", self.spec.schedule);
                 return self.event(Note::warning("UnparseableSchedule", text));
             }
         };
+        if schedule.next(self.now, zone).is_none() {
+            let why = "time difference between two schedules is less than 1 second";
+            let text = format!("invalid schedule: {} : {why}", self.spec.schedule);
+            return self.event(Note::warning("InvalidSchedule", text));
+        }
         let status = self.new.status.clone().unwrap_or_default();
         let created = self.old.metadata.creation_timestamp.as_ref().map_or(self.now, |t| t.0);
         let mut since = status.last_schedule_time.as_ref().map_or(created, |t| t.0);
@@ -218,5 +226,120 @@ fn reference(job: &Job) -> ObjectReference {
         uid: job.metadata.uid.clone(),
         resource_version: job.metadata.resource_version.clone(),
         field_path: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const NOW: &str = "2026-06-15T12:34:56Z";
+
+    /// What a plan does, in short.
+    fn log(spec: Value, status: Value, jobs: &[Value]) -> String {
+        let mut whole = json!({"schedule": "* * * * *", "jobTemplate": {}});
+        for (key, value) in spec.as_object().expect("spec") {
+            whole[key] = value.clone();
+        }
+        let cron: CronJob =
+            serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "n", "uid": "u",
+            "creationTimestamp": "2026-06-15T12:33:30Z"}, "spec": whole, "status": status}))
+            .expect("cron job");
+        let jobs: Vec<Job> =
+            jobs.iter().map(|job| serde_json::from_value(job.clone()).expect("job")).collect();
+        let zone = match cron.spec.time_zone.as_deref() {
+            None => Some(TimeZone::UTC),
+            Some(name) => cron::zone(name),
+        };
+        let plan = plan(&View { cron: &cron, jobs: jobs.iter().collect(), zone }, NOW.parse().expect("time"));
+        let words = plan.actions.iter().map(|action| match action {
+            Action::Create { object, .. } => {
+                let stamp = &object["metadata"]["annotations"][SCHEDULED];
+                format!(
+                    "+{} {}",
+                    object["metadata"]["name"].as_str().unwrap_or(""),
+                    stamp.as_str().unwrap_or("")
+                )
+            }
+            Action::Delete { target, .. } => format!("-{}", target.name),
+            Action::Event { note, .. } => format!("!{}", note.reason),
+            Action::Patch { .. } => "status".to_owned(),
+            other => format!("{other:?}"),
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    fn running(name: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "status": {"startTime": NOW}})
+    }
+
+    fn ended(name: &str, how: &str, minute: u8) -> Value {
+        let start = format!("2026-06-15T12:{minute:02}:00Z");
+        json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "status": {"startTime": start,
+            "conditions": [{"type": how, "status": "True"}]}})
+    }
+
+    #[test]
+    fn schedules_by_table() {
+        let none = json!({});
+        let active = json!({"active": [{"name": "a", "uid": "a"}]});
+        let last = json!({"lastScheduleTime": "2026-06-15T12:34:00Z"});
+        let ran = json!({"lastScheduleTime": "2026-06-15T10:00:00Z"});
+        let table = [
+            (json!({}), &none, vec![], "+c-29692114 2026-06-15T12:34:00Z, status"),
+            (json!({}), &last, vec![], ""),
+            (json!({"suspend": true}), &none, vec![], ""),
+            (
+                json!({"timeZone": "Europe/Rome"}),
+                &none,
+                vec![],
+                "+c-29692114 2026-06-15T14:34:00+02:00, status",
+            ),
+            (json!({"timeZone": "Mars/Base"}), &none, vec![], "!UnknownTimeZone"),
+            (json!({"schedule": "x"}), &none, vec![], "!UnparseableSchedule"),
+            (json!({"schedule": "0 0 31 2 *"}), &none, vec![], "!InvalidSchedule"),
+            (json!({"startingDeadlineSeconds": 30}), &none, vec![], ""),
+            (json!({}), &ran, vec![], "!TooManyMissedTimes, +c-29692114 2026-06-15T12:34:00Z, status"),
+            (
+                json!({"startingDeadlineSeconds": 90}),
+                &ran,
+                vec![],
+                "+c-29692114 2026-06-15T12:34:00Z, status",
+            ),
+            (json!({"concurrencyPolicy": "Forbid"}), &active, vec![running("a")], "!JobAlreadyActive"),
+            (
+                json!({"concurrencyPolicy": "Replace"}),
+                &active,
+                vec![running("a")],
+                "-a, +c-29692114 2026-06-15T12:34:00Z, status",
+            ),
+            (json!({"suspend": true}), &active, vec![], "!MissingJob, status"),
+            (json!({"suspend": true}), &active, vec![ended("a", "Complete", 1)], "!SawCompletedJob, status"),
+        ];
+        for (spec, status, jobs, want) in table {
+            let got = log(spec.clone(), status.clone(), &jobs);
+            // A list of running jobs that only gains its references is written too.
+            assert_eq!(
+                got.replace("!JobAlreadyActive, status", "!JobAlreadyActive"),
+                want,
+                "{spec} {status}"
+            );
+        }
+    }
+
+    #[test]
+    fn histories_are_limited() {
+        let jobs: Vec<Value> = (0..5).map(|i| ended(&format!("s{i}"), "Complete", i)).collect();
+        let failed: Vec<Value> = (0..3).map(|i| ended(&format!("f{i}"), "Failed", i)).collect();
+        let all: Vec<Value> = jobs.into_iter().chain(failed).collect();
+        let suspended = |more: Value| {
+            let mut spec = json!({"suspend": true});
+            spec.as_object_mut().expect("map").extend(more.as_object().expect("map").clone());
+            log(spec, json!({}), &all)
+        };
+        assert_eq!(suspended(json!({})), "-s0, -s1, -f0, -f1");
+        let none = json!({"successfulJobsHistoryLimit": 0, "failedJobsHistoryLimit": 0});
+        assert_eq!(suspended(none), "-s0, -s1, -s2, -s3, -s4, -f0, -f1, -f2");
     }
 }
