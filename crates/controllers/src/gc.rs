@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::json;
 
 use crate::claim::owners_patch;
-use crate::{Action, Plan, Propagation, Resource, Target};
+use crate::{Action, Note, Plan, Propagation, Resource, Target};
 
 /// Set while an object waits for its dependents to be deleted.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -29,6 +29,8 @@ pub enum Owner {
     Waiting,
     /// It does not exist: the API said so.
     Absent,
+    /// It exists, but in another namespace, where no owner can be.
+    Elsewhere,
 }
 
 /// What the planner is told.
@@ -70,9 +72,33 @@ impl Node {
     }
 }
 
-/// Deletes, lets go of, or finishes one object.
+/// Whether the owner is in a namespace other than that of the object.
+#[must_use]
+pub fn is_elsewhere(item: &Node, owner: &Node) -> bool {
+    owner.resource.namespaced && owner.meta.namespace != item.meta.namespace
+}
+
+/// Deletes, lets go of, or finishes one object; and tells of owners that cannot be.
 #[must_use]
 pub fn plan(view: &View<'_>) -> Plan {
+    let mut plan = plan_silently(view);
+    let elsewhere = view.owners.iter().filter(|(_, state)| *state == Owner::Elsewhere);
+    let events: Vec<Action> = elsewhere.map(|(owner, _)| stray(view.item, owner)).collect();
+    plan.actions.splice(0..0, events);
+    plan
+}
+
+/// Says that an owner is not where it would have to be.
+fn stray(item: &Node, owner: &OwnerReference) -> Action {
+    let namespace = item.meta.namespace.as_deref().unwrap_or("");
+    let OwnerReference { api_version, kind, name, uid, .. } = owner;
+    let identity = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+    let text = format!("ownerRef {identity} does not exist in namespace \"{namespace}\"");
+    let about = Target::at(item.resource.clone(), &item.meta);
+    Action::Event { about, note: Note::warning("OwnerRefInvalidNamespace", text) }
+}
+
+fn plan_silently(view: &View<'_>) -> Plan {
     let item = view.item;
     if item.is_deleting() {
         return match (item.has(ORPHAN), item.has(FOREGROUND)) {
@@ -84,10 +110,12 @@ pub fn plan(view: &View<'_>) -> Plan {
     if view.owners.is_empty() {
         return Plan::idle("it has no owner");
     }
-    let solid = view.owners.iter().any(|(_, o)| *o == Owner::Solid);
+    // An object without a namespace whose owner has one is left alone: nothing can be said of the owner.
+    let counts = |o: Owner| o == Owner::Solid || (o == Owner::Elsewhere && item.meta.namespace.is_none());
+    let solid = view.owners.iter().any(|(_, o)| counts(*o));
     if solid {
         let keep: Vec<&OwnerReference> =
-            view.owners.iter().filter(|(_, o)| *o == Owner::Solid).map(|(r, _)| *r).collect();
+            view.owners.iter().filter(|(_, o)| counts(*o)).map(|(r, _)| *r).collect();
         if keep.len() == view.owners.len() {
             return Plan::idle("an owner exists");
         }
@@ -208,8 +236,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn owners_in_other_namespaces() {
+        use Owner::{Elsewhere, Solid};
+        let mut item = node("item", &["a", "b"], false, &[]);
+        let of = |item: &Node, states: [Owner; 2]| {
+            let owners = item.owners().zip(states).collect();
+            words(&plan(&View { item, owners, dependents: Vec::new() }))
+        };
+        assert_eq!(of(&item, [Elsewhere, Elsewhere]), "event event", "without a namespace it stays");
+        item.meta.namespace = Some("n".to_owned());
+        assert_eq!(of(&item, [Elsewhere, Elsewhere]), "event event Background");
+        assert_eq!(of(&item, [Elsewhere, Solid]), "event patch");
+        let mut owner = node("a", &[], false, &[]);
+        owner.meta.namespace = Some("other".to_owned());
+        assert!(is_elsewhere(&item, &owner));
+        owner.meta.namespace = Some("n".to_owned());
+        assert!(!is_elsewhere(&item, &owner));
+    }
+
     fn words(plan: &Plan) -> String {
         let word = |a: &Action| match a {
+            Action::Event { .. } => "event".to_owned(),
             Action::Delete { propagation: Some(p), .. } => format!("{p:?}"),
             _ => "patch".to_owned(),
         };

@@ -128,7 +128,11 @@ async fn collect(graph: Arc<Graph>, client: Client, key: ObjectKey) -> Result<Pl
     let Some(item) = graph.node(&key.name) else { return Ok(Plan::idle("the object is gone")) };
     let mut states = Vec::new();
     for owner in item.owners() {
-        states.push(state_of(&graph, &client, item.meta.namespace.as_deref(), owner).await?);
+        let elsewhere = graph.node(&owner.uid).is_some_and(|node| gc::is_elsewhere(&item, &node));
+        states.push(match elsewhere {
+            true => Owner::Elsewhere,
+            false => state_of(&graph, &client, item.meta.namespace.as_deref(), owner).await?,
+        });
     }
     let dependents = graph.dependents(&key.name);
     let owners = item.owners().zip(states).collect();
