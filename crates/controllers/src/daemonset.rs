@@ -20,6 +20,10 @@ const BURST: usize = 250;
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 const GENERATION_LABEL: &str = "pod-template-generation";
 
+mod failures;
+
+pub use failures::Failures;
+
 /// What the planner is told.
 pub struct View<'a> {
     /// The set.
@@ -48,9 +52,9 @@ struct Work<'a> {
     plan: Plan,
 }
 
-/// Puts a pod on every node that should have one, and rolls the template out.
+/// Puts a pod on every node that should have one, and rolls the template out. `failures` is kept from pass to pass.
 #[must_use]
-pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
+pub fn plan(view: &View<'_>, failures: &mut Failures, now: Timestamp) -> Plan {
     let set = view.set;
     let Some(spec) = &set.spec else { return Plan::idle("the set has no spec") };
     if is_empty(Some(&spec.selector)) {
@@ -85,7 +89,7 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
         work.plan.actions.extend(change.clone());
     }
     if !pod::is_deleting(set) {
-        work.manage();
+        work.manage(failures);
         if work.create.is_empty() && work.delete.is_empty() && work.rolls() {
             work.roll();
         }
@@ -195,7 +199,7 @@ impl<'a> Work<'a> {
     }
 
     /// One pod on every node that should have one, none elsewhere.
-    fn manage(&mut self) {
+    fn manage(&mut self, failures: &mut Failures) {
         let surging = self.fenceposts().0 > 0;
         for (node, (starts, stays)) in self.nodes.clone() {
             let pods = self.pods.get(node).cloned().unwrap_or_default();
@@ -212,7 +216,7 @@ impl<'a> Work<'a> {
             }
             let (finished, running): (Vec<&Pod>, Vec<&Pod>) =
                 alive.into_iter().partition(|p| pod::is_finished(p));
-            finished.into_iter().for_each(|p| self.replace_finished(p));
+            finished.into_iter().for_each(|p| self.replace_finished(p, failures));
             if !surging {
                 self.delete.extend(running.into_iter().skip(1));
             } else if running.is_empty() && starts {
@@ -227,7 +231,14 @@ impl<'a> Work<'a> {
         self.delete.extend(homeless.into_iter().filter(|p| pod::node(p).is_none() && !pod::is_deleting(*p)));
     }
 
-    fn replace_finished(&mut self, p: &'a Pod) {
+    fn replace_finished(&mut self, p: &'a Pod, failures: &mut Failures) {
+        if pod::phase(p) == "Failed"
+            && let Err(due) = failures.next(&self.owner.uid, &target_node(p), self.now)
+        {
+            self.plan.because("a failed pod is replaced later");
+            self.plan.wake = self.plan.wake.or_at(Some(due));
+            return;
+        }
         let place =
             format!("{}/{} on node {}", self.owner.namespace, pod::name(p), pod::node(p).unwrap_or(""));
         let note = if pod::phase(p) == "Failed" {

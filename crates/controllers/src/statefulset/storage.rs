@@ -58,9 +58,9 @@ impl Work<'_> {
                 new.metadata.owner_references = Some(vec![self.owner.controller_reference()]);
             }
             let (set, pod_name) = (&self.owner.name, pod::name(p));
-            let text = format!("create Claim {name} Pod {pod_name} in StatefulSet {set} success");
+            let text = format!("Create Claim {name} Pod {pod_name} in StatefulSet {set} success");
             let trouble =
-                format!("create Claim {name} for Pod {pod_name} in StatefulSet {set} failed error: ");
+                format!("Create Claim {name} for Pod {pod_name} in StatefulSet {set} failed error: ");
             let report = Report {
                 about: self.owner.clone(),
                 done: Some(Note::normal("SuccessfulCreate", text)),

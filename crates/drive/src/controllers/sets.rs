@@ -5,6 +5,7 @@ use controllers::select::matches;
 use controllers::{Plan, daemonset, pod, statefulset};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use parking_lot::Mutex;
 
 use super::workloads::{candidates, refs, wake_selecting};
 use crate::caches::CONTROLLER;
@@ -66,6 +67,7 @@ pub(super) fn daemonset(wiring: &mut Wiring) -> Planner {
             owners.keys().into_iter().for_each(wake);
         }
     });
+    let failures = Mutex::new(daemonset::Failures::default());
     Planner::local(move |pass: &Pass<'_>| {
         let Some(set) = sets.get_key(pass.key) else { return Plan::idle("the set is gone") };
         let found = candidates(&pods, pod::uid(&*set), &pass.key.namespace);
@@ -78,6 +80,6 @@ pub(super) fn daemonset(wiring: &mut Wiring) -> Planner {
             revisions: refs(&history),
             failure: pass.failure,
         };
-        daemonset::plan(&view, pass.now)
+        daemonset::plan(&view, &mut failures.lock(), pass.now)
     })
 }
