@@ -368,9 +368,9 @@ pub enum Token {
 pub enum Image {
     /// Bring the images of an archive (docker save, OCI) to every local node
     Import {
-        /// The archive, not compressed as a whole
+        /// The archive, as it is or compressed with gzip or zstd
         file: PathBuf,
-        /// What to call it, instead of the names in the archive
+        /// What to call its one image, instead of the name in the archive
         #[arg(long)]
         name: Option<String>,
         /// The cluster

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Pod;
 use oci::registry::keyring::Keyring;
-use oci::runtime::{Error, ImageError, PullRequest, RegistryAuth};
+use oci::runtime::{Error, ImageError, PullRequest};
 use pods::image::{Step, step, took};
 use pods::model::Waiting;
 
 use crate::kubelet::Kubelet;
+use crate::pulled::{Credential, Origin};
 
 /// Why there is no image: the waiting state, and whether to back off.
 #[derive(Debug)]
@@ -61,28 +62,34 @@ async fn find_or_pull(k: &Kubelet, pod: &Pod, wanted: Wanted<'_>) -> Result<Stri
         say(true, "InspectFailed", text.clone());
         missing("ImageInspectError", text, false)
     })?;
-    match (step(image, policy, here.is_some()), &here) {
-        (Step::Use, Some(found)) => {
+    let never = || {
+        let text = format!("Container image \"{image}\" is not present with pull policy of Never");
+        say(true, "ErrImageNeverPull", text.clone());
+        missing("ErrImageNeverPull", text, false)
+    };
+    let next = step(image, policy, here.is_some());
+    if next == Step::Never {
+        return Err(never());
+    }
+    let credentials = credentials(k, pod, image, field).await;
+    match &here {
+        Some(found) if next == Step::Use && k.pulled.allows(&found.id, image, &credentials) => {
             let text = format!(
                 "Container image \"{image}\" already present on machine and can be accessed by the pod"
             );
             say(false, "Pulled", text);
             return Ok(found.id.clone());
         }
-        (Step::Never, _) => {
-            let text = format!("Container image \"{image}\" is not present with pull policy of Never");
-            say(true, "ErrImageNeverPull", text.clone());
-            return Err(missing("ErrImageNeverPull", text, false));
-        }
+        // That somebody else's secret brought it here is nobody's business.
+        Some(_) if policy == Some("Never") => return Err(never()),
         _ => {}
     }
-    let keyring = keyring(k, pod, field).await;
     say(false, "Pulling", format!("Pulling image \"{image}\""));
     let asked = Instant::now();
     // The semaphore is never closed.
     let turn = k.pulls.acquire().await.ok();
     let started = Instant::now();
-    let outcome = pull(k, image, &keyring).await;
+    let outcome = pull(k, image, &credentials).await;
     drop(turn);
     match outcome {
         Ok(id) => {
@@ -120,14 +127,16 @@ fn failure(image: &str, error: &Error) -> Missing {
 
 /// Tries the pod's credentials one after another; if none of them is accepted, or there is none, what this
 /// machine knows.
-async fn pull(k: &Kubelet, image: &str, keyring: &Keyring) -> Result<String, Error> {
+async fn pull(k: &Kubelet, image: &str, credentials: &[Credential]) -> Result<String, Error> {
     let mut first = None;
-    let own = keyring.lookup(image).into_iter().map(Some);
-    let tries: Vec<Option<RegistryAuth>> = own.chain([None]).collect();
-    for auth in tries {
+    for credential in credentials.iter().map(Some).chain([None]) {
+        let auth = credential.map(|c| c.auth.clone());
         let request = PullRequest { reference: image.to_owned(), auth };
         let error = match k.runtime.pull_image(request, None).await {
-            Ok(id) => return Ok(id),
+            Ok(id) => {
+                k.pulled.note(&id, image, credential);
+                return Ok(id);
+            }
             Err(error) => error,
         };
         // Registries hide what one may not see behind a 404.
@@ -141,18 +150,18 @@ async fn pull(k: &Kubelet, image: &str, keyring: &Keyring) -> Result<String, Err
     Err(first.unwrap_or_else(|| Error::Failed("no way to pull the image".into())))
 }
 
-/// Credentials of the pod's pull secrets.
-async fn keyring(k: &Kubelet, pod: &Pod, field: &str) -> Keyring {
+/// Credentials for an image out of the pod's pull secrets.
+async fn credentials(k: &Kubelet, pod: &Pod, image: &str, field: &str) -> Vec<Credential> {
     let m = &pod.metadata;
     let (namespace, uid) = (m.namespace.as_deref().unwrap_or(""), m.uid.as_deref().unwrap_or(""));
-    let mut keyring = Keyring::default();
-    let mut lacking = Vec::new();
+    let (mut found, mut lacking) = (Vec::new(), Vec::new());
     let list = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
     for reference in list.iter().filter(|r| !r.name.is_empty()) {
         let Ok(Some(secret)) = k.refs.secret(uid, namespace, &reference.name).await else {
             lacking.push(reference.name.as_str());
             continue;
         };
+        let mut keyring = Keyring::default();
         let data = |key: &str| secret.data.as_ref().and_then(|d| d.get(key));
         let read = match secret.type_.as_deref() {
             Some("kubernetes.io/dockerconfigjson") => {
@@ -164,6 +173,13 @@ async fn keyring(k: &Kubelet, pod: &Pod, field: &str) -> Keyring {
         if let Some(Err(error)) = read {
             tracing::warn!(pod = pods::spec::describe(pod), secret = reference.name, %error, "a pull secret does not parse");
         }
+        let origin = Origin {
+            namespace: namespace.to_owned(),
+            name: reference.name.clone(),
+            uid: secret.metadata.uid.clone().unwrap_or_default(),
+        };
+        let own = keyring.lookup(image).into_iter();
+        found.extend(own.map(|auth| Credential { auth, origin: origin.clone() }));
     }
     if !lacking.is_empty() {
         let text = format!(
@@ -172,5 +188,5 @@ async fn keyring(k: &Kubelet, pod: &Pod, field: &str) -> Keyring {
         );
         k.events.pod(pod, Some(field.to_owned()), true, "FailedToRetrieveImagePullSecret", text);
     }
-    keyring
+    found
 }

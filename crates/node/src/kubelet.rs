@@ -16,6 +16,7 @@ use crate::events::Recorder;
 use crate::facts::{self, Machine};
 use crate::network::PodNetwork;
 use crate::observe::POD_UID;
+use crate::pulled::Pulled;
 use crate::refs::Refs;
 use crate::{Options, certificates, cgroups, pressure, register, server, statics, usage, volume, worker};
 
@@ -51,6 +52,8 @@ pub struct Kubelet {
     pub port: Mutex<u16>,
     /// Told when a mirror of a static pod changed in the API.
     pub mirrors: Notify,
+    /// With whose credentials images were pulled.
+    pub pulled: Pulled,
     /// Devices that volumes are on.
     pub devices: volume::Devices,
     /// How full volumes were when last measured.
@@ -151,6 +154,7 @@ impl Kubelet {
                 pulls: tokio::sync::Semaphore::new(options.pulls_at_once.max(1)),
                 port: Mutex::new(options.listen.port()),
                 mirrors: Notify::new(),
+                pulled: Pulled::open(&options.data_dir),
                 devices: Arc::default(),
                 usage: Mutex::default(),
                 image_path: OnceLock::new(),

@@ -23,6 +23,7 @@ pub mod observe;
 pub mod pool;
 pub mod pressure;
 pub mod probes;
+pub mod pulled;
 pub mod refs;
 pub mod register;
 mod report;

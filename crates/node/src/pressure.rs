@@ -3,7 +3,7 @@
 //!
 //! Memory is looked at more often than anything else here, and only while pods run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ const LOG_FILES: u32 = 4;
 pub async fn run(k: Arc<Kubelet>) {
     let mut round = 0u32;
     let mut refused = HashMap::new();
+    let mut seen = BTreeMap::new();
     loop {
         tokio::time::sleep(PERIOD).await;
         round = round.wrapping_add(1);
@@ -52,7 +53,7 @@ pub async fn run(k: Arc<Kubelet>) {
             let text = format!("Attempting to reclaim {}", reading.signal.resource());
             k.events.node(&k.options.name, true, "EvictionThresholdMet", text);
             if !matches!(reading.signal, Signal::Memory | Signal::Pid) {
-                collect_images(&k).await;
+                collect_images(&k, &mut seen).await;
             }
             // What the collection made room for needs no pod to go.
             if let Some(reading) = lowest(&k) {
@@ -64,7 +65,7 @@ pub async fn run(k: Arc<Kubelet>) {
             rotate(&k).await;
         }
         if round.is_multiple_of(IMAGES_EVERY) {
-            collect_images(&k).await;
+            collect_images(&k, &mut seen).await;
         }
     }
 }
@@ -174,39 +175,68 @@ async fn local_storage(k: &Arc<Kubelet>) {
     }
 }
 
-/// Removes images that no container uses when the disk is full.
-async fn collect_images(k: &Arc<Kubelet>) {
-    let Ok(info) = k.runtime.image_fs_info().await else { return };
-    let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
-    // Room is made before eviction would set in, and a third more than that.
-    let least = k.options.eviction.of(Signal::ImageFs, capacity) / 2 * 3;
-    if free >= least {
-        return;
-    }
-    let excess = least + least / 3 - free;
+/// Removes images that no container uses when the disk is full. `seen` keeps when each was last used.
+async fn collect_images(k: &Arc<Kubelet>, seen: &mut BTreeMap<String, Timestamp>) {
     let (Ok(images), Ok(containers)) =
         (k.runtime.list_images().await, k.runtime.list_containers(Filter::default()).await)
     else {
         return;
     };
     let now = Timestamp::now();
+    let mut busy: BTreeSet<&str> = containers.iter().map(|c| c.image_id.as_str()).collect();
+    let named: Vec<String> = k.all_pods().iter().flat_map(mounted_images).collect();
+    busy.extend(named.iter().filter_map(|name| find(&images, name)));
+    let ids: BTreeSet<String> = images.iter().map(|i| i.id.clone()).collect();
+    k.pulled.keep(&ids);
+    seen.retain(|id, _| ids.contains(id));
+    seen.extend(busy.iter().map(|id| ((*id).to_owned(), now)));
     let held: Vec<_> = images
         .iter()
         .map(|i| pods::image::Held {
             id: i.id.clone(),
             size: i.size,
-            used: observe::time(i.last_used).unwrap_or(now),
-            busy: i.pinned || containers.iter().any(|c| c.image_id == i.id),
+            used: observe::time(i.last_used).max(seen.get(&i.id).copied()).unwrap_or(now),
+            busy: i.pinned || busy.contains(i.id.as_str()),
         })
         .collect();
+    let Ok(info) = k.runtime.image_fs_info().await else { return };
+    let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
+    let excess = pods::image::excess(free, k.options.eviction.of(Signal::ImageFs, capacity));
+    if excess == 0 {
+        return;
+    }
+    let mut freed = 0;
     let age = SignedDuration::try_from(k.options.image_age).unwrap_or(SignedDuration::ZERO);
     for id in pods::image::collect(&held, excess, age, now) {
         tracing::info!(image = id, "removing an image that is not used");
-        if let Err(error) = k.runtime.remove_image(&id).await {
-            let text = format!("failed to remove image {id}: {error}");
-            k.events.node(&k.options.name, true, "ImageGCFailed", text);
+        match k.runtime.remove_image(&id).await {
+            Ok(()) => freed += held.iter().find(|h| h.id == id).map_or(0, |h| h.size),
+            Err(error) => {
+                let text = format!("failed to remove image {id}: {error}");
+                k.events.node(&k.options.name, true, "ImageGCFailed", text);
+            }
         }
     }
+    if freed < excess {
+        let text = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {excess} bytes, but only found {freed} bytes eligible to free."
+        );
+        k.events.node(&k.options.name, true, "FreeDiskSpaceFailed", text);
+    }
+}
+
+/// Images that a pod mounts.
+fn mounted_images(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.filter_map(|v| v.image.as_ref()?.reference.clone()).collect()
+}
+
+fn find<'a>(images: &'a [oci::runtime::Image], name: &str) -> Option<&'a str> {
+    let parsed = oci::images::Reference::parse(name).ok()?;
+    let digest = parsed.digest.as_ref().map(|d| parsed.with_digest(d));
+    let whole = digest.or(parsed.tagged())?;
+    let found = images.iter().find(|i| i.tags.contains(&whole) || i.digests.contains(&whole));
+    found.map(|i| i.id.as_str())
 }
 
 /// Moves long logs aside and has the runtime open new ones.

@@ -87,6 +87,13 @@ pub struct Held {
     pub busy: bool,
 }
 
+/// Bytes of images to remove when `free` bytes of their disk are free and eviction sets in below `threshold`.
+/// Room is made before eviction would set in, and a third more than that.
+pub fn excess(free: u64, threshold: u64) -> u64 {
+    let least = threshold / 2 * 3;
+    if free >= least { 0 } else { least + least / 3 - free }
+}
+
 /// Ids to remove, least recently used first, until `excess` bytes are free. What was used within `age` stays.
 pub fn collect(held: &[Held], excess: u64, age: SignedDuration, now: Timestamp) -> Vec<String> {
     let mut excess = excess;
@@ -130,6 +137,13 @@ mod tests {
         }
         for bad in ["", "A", "a b", "a:", "a/", "/a", "a:b:c/", "a@x", "a:-1", "r.io/"] {
             assert!(!valid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn room_is_made_before_pods_have_to_go() {
+        for (free, want) in [(0, 20), (9, 11), (14, 6), (15, 0), (100, 0)] {
+            assert_eq!(excess(free, 10), want, "{free}");
         }
     }
 

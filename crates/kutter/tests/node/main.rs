@@ -7,6 +7,8 @@ mod kubelet;
 mod life;
 mod peer;
 mod pressure;
+mod pulls;
+mod registry;
 mod rig;
 
 use rig::{Rig, Sort};
@@ -35,6 +37,11 @@ async fn killed_embedded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_cri() {
     kills::at_any_moment(&mut Rig::new(Sort::Cri, &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_from_a_registry() {
+    pulls::all(&Rig::new(Sort::Embedded, &[]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

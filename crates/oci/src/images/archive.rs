@@ -7,6 +7,7 @@ use super::store::{failed, layer_name, remove_dir};
 use super::unpack;
 use super::{Images, ProcessConfig, Record, Reference, digest};
 use crate::proto::now;
+use crate::registry::architecture;
 use crate::runtime::{Error, ImageError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -75,6 +76,21 @@ pub(crate) struct RootFs {
     pub diff_ids: Vec<String>,
 }
 
+impl Configuration {
+    /// What makes it unusable here: another platform, or layers that are not named by digests.
+    pub fn check(&self) -> Result<(), String> {
+        let own = architecture();
+        let (os, made) = (self.os.as_str(), self.architecture.as_str());
+        if !matches!(os, "" | "linux") || !(made.is_empty() || made == own) {
+            return Err(format!("it is made for {os}/{made}, this machine is linux/{own}"));
+        }
+        match self.rootfs.diff_ids.iter().find(|d| !super::reference::is_digest(d)) {
+            Some(bad) => Err(format!("its configuration names a layer {bad:?}, which is no digest")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One image inside an archive: where its parts are, and what it is called.
 struct Found {
     config: String,
@@ -93,15 +109,38 @@ impl Images {
     /// Imports every image of an archive; answers with their records. `name` is what an image that brings no
     /// name of its own is called.
     pub fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<Record>, Error> {
-        let mut archive = Archive::open(path)?;
-        let mut records = Vec::new();
-        for mut found in archive.images()? {
-            if let Some(name) = name {
-                found.tags = vec![name.to_owned()];
+        let mut archive = Archive::open(path, |packed| self.unpacked(packed))?;
+        let mut images = archive.images()?;
+        if let Some(name) = name {
+            let ids: std::collections::BTreeSet<&str> = images.iter().map(|f| f.config.as_str()).collect();
+            if ids.len() > 1 {
+                let reason = format!("it holds {} images, and one name fits one", ids.len());
+                return Err(refused(&path.display().to_string(), &reason));
             }
-            records.push(self.import_one(&mut archive, &found)?);
+            images.truncate(1);
+            images.iter_mut().for_each(|found| found.tags = vec![name.to_owned()]);
         }
-        Ok(records)
+        images.iter().map(|found| self.import_one(&mut archive, found)).collect()
+    }
+
+    /// A file without a name that holds what a compressed archive unpacks to.
+    fn unpacked(&self, packed: File) -> Result<File, Error> {
+        let fail = |e: std::io::Error| failed("unpack the archive", &e);
+        let size = packed.metadata().map_err(fail)?.len();
+        let bound = self.limits.unpack.bound(size);
+        let place = super::store::beside(&self.layout().content().join("import"), "new");
+        let mut options = File::options();
+        let mut plain = options.read(true).write(true).create_new(true).open(&place).map_err(fail)?;
+        std::fs::remove_file(&place).map_err(fail)?;
+        let mut reader = unpack::decompressed(std::io::BufReader::new(packed)).map_err(fail)?.take(bound + 1);
+        if std::io::copy(&mut reader, &mut plain).map_err(fail)? > bound {
+            return Err(refused(
+                "the archive",
+                &format!("it unpacks to more than {bound} bytes, too many for its size"),
+            ));
+        }
+        plain.rewind().map_err(fail)?;
+        Ok(plain)
     }
 
     fn import_one(&self, archive: &mut Archive, found: &Found) -> Result<Record, Error> {
@@ -113,30 +152,46 @@ impl Images {
         }
         let references: Vec<Reference> =
             found.tags.iter().map(|t| Reference::parse(t)).collect::<Result<_, _>>()?;
-        self.put(&id, &bytes)?;
-        let mut layers = Vec::new();
+        parsed.check().map_err(|reason| ImageError::Other { reference: found.tags.join(","), reason })?;
+        let record = Record {
+            id,
+            tags: distinct(references.iter().filter_map(Reference::tagged)),
+            digests: distinct(
+                references.iter().flat_map(|r| found.manifest.iter().map(|d| r.with_digest(d))),
+            ),
+            layers: parsed.rootfs.diff_ids.iter().rev().map(|d| layer_name(d)).collect(),
+            size: 0,
+            config: parsed.config.clone().unwrap_or_default(),
+            pinned: false,
+            last_used: now(),
+        };
+        // Somebody else may remove a layer before the record names it; then it is unpacked again.
+        for _ in 0..3 {
+            let done = self.import_layers(archive, found, &parsed);
+            if matches!(&done, Err(Error::Image(_))) {
+                self.discard(&parsed.rootfs.diff_ids)?;
+            }
+            let record = Record { size: done?, ..record.clone() };
+            if self.commit(&record, &bytes)? {
+                return Ok(record);
+            }
+        }
+        Err(refused(&found.config, "its layers are removed as fast as they come"))
+    }
+
+    fn import_layers(
+        &self,
+        archive: &mut Archive,
+        found: &Found,
+        parsed: &Configuration,
+    ) -> Result<u64, Error> {
         let mut size = 0;
         for (entry, diff_id) in found.layers.iter().zip(&parsed.rootfs.diff_ids) {
             let (blob, length) = archive.blob(entry)?;
             self.unpack_layer(diff_id, blob, self.limits.unpack.bound(length))?;
-            layers.insert(0, layer_name(diff_id));
             size += length;
         }
-        let record = Record {
-            id,
-            tags: references.iter().filter_map(Reference::tagged).collect(),
-            digests: references
-                .iter()
-                .flat_map(|r| found.manifest.iter().map(|d| r.with_digest(d)))
-                .collect(),
-            layers,
-            size,
-            config: parsed.config.unwrap_or_default(),
-            pinned: false,
-            last_used: now(),
-        };
-        self.insert(record.clone())?;
-        Ok(record)
+        Ok(size)
     }
 
     /// Unpacks a layer, compressed or not, unless it is already here; it may unpack to `bytes_max`.
@@ -146,9 +201,6 @@ impl Images {
         blob: impl Read + Send,
         bytes_max: u64,
     ) -> Result<(), Error> {
-        if !super::reference::is_digest(diff_id) {
-            return Err(refused(diff_id, "this is no digest"));
-        }
         let place = self.layout().layers().join(layer_name(diff_id));
         if place.exists() {
             return Ok(());
@@ -182,9 +234,15 @@ impl Images {
 }
 
 impl Archive {
-    fn open(path: &Path) -> Result<Self, Error> {
+    fn open(path: &Path, unpacked: impl FnOnce(File) -> Result<File, Error>) -> Result<Self, Error> {
         let fail = |e: std::io::Error| failed(&format!("read archive {}", path.display()), &e);
         let mut file = File::open(path).map_err(fail)?;
+        let mut magic = Vec::new();
+        (&mut file).take(4).read_to_end(&mut magic).map_err(fail)?;
+        file.rewind().map_err(fail)?;
+        if unpack::is_compressed(&magic) {
+            file = unpacked(file)?;
+        }
         let mut entries = HashMap::new();
         let mut links = Vec::new();
         let mut tar = tar::Archive::new(&mut file);
@@ -247,7 +305,8 @@ impl Archive {
         }
         let index: IndexDocument = self.read("index.json")?;
         let mut found = Vec::new();
-        for descriptor in index.manifests {
+        // What is for other platforms, or no image but a statement about one, is passed over.
+        for descriptor in index.manifests.into_iter().filter(suits) {
             let mut chosen = descriptor.digest.clone();
             if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
                 let inner: IndexDocument = self.read(&blob_path(&chosen))?;
@@ -263,7 +322,8 @@ impl Archive {
             found.push(Found {
                 config: blob_path(&manifest.config.digest),
                 layers: manifest.layers.iter().map(|l| blob_path(&l.digest)).collect(),
-                tags: name.into_iter().cloned().collect(),
+                // Some tools leave the tag alone, which names nothing.
+                tags: name.filter(|n| n.contains(['/', ':'])).into_iter().cloned().collect(),
                 manifest: Some(chosen),
             });
         }
@@ -296,12 +356,23 @@ impl Archive {
 }
 
 fn suits(descriptor: &Descriptor) -> bool {
-    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let own = architecture();
     descriptor.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == own)
 }
 
 fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| refused(name, &format!("it does not parse: {e}")))
+}
+
+/// Each once, in the order of coming.
+fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for name in names.filter(|n| !n.is_empty()) {
+        if !out.contains(&name) {
+            out.push(name);
+        }
+    }
+    out
 }
 
 fn clean(name: &str) -> String {

@@ -4,13 +4,15 @@
 //! only, because it is the root of the thread that unpacks.
 
 use std::cell::Cell;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use sha2::{Digest, Sha256};
 
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT: &[u8] = b".wh.";
 /// Entries of one layer.
@@ -42,17 +44,25 @@ fn confined(blob: impl Read, to: &Path, bytes_max: u64) -> io::Result<String> {
     }
 }
 
-fn unpack(blob: impl Read, to: &Path, bytes_max: u64) -> io::Result<String> {
-    let mut blob = BufReader::with_capacity(1 << 18, blob);
-    let magic = io::BufRead::fill_buf(&mut blob)?;
-    let (gzip, zstd) = (magic.starts_with(&[0x1f, 0x8b]), magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
-    let plain: Box<dyn Read + '_> = if gzip {
+/// Whether content that begins like this is compressed in a way that is known here.
+pub fn is_compressed(magic: &[u8]) -> bool {
+    magic.starts_with(GZIP) || magic.starts_with(ZSTD)
+}
+
+/// What compressed or plain content holds.
+pub fn decompressed<'a>(mut blob: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let magic = blob.fill_buf()?;
+    Ok(if magic.starts_with(GZIP) {
         Box::new(flate2::bufread::MultiGzDecoder::new(blob))
-    } else if zstd {
+    } else if magic.starts_with(ZSTD) {
         Box::new(zstd::stream::read::Decoder::with_buffer(blob)?)
     } else {
         Box::new(blob)
-    };
+    })
+}
+
+fn unpack(blob: impl Read, to: &Path, bytes_max: u64) -> io::Result<String> {
+    let plain = decompressed(BufReader::with_capacity(1 << 18, blob))?;
     let room = Room { left: Cell::new(bytes_max), header: Cell::new(None), whole: bytes_max };
     let mut hashing = Hashing { inner: plain, hash: Sha256::new(), room: &room };
     let mut archive = tar::Archive::new(&mut hashing);

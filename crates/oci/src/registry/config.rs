@@ -98,7 +98,7 @@ pub struct Place {
     pub authority: String,
     /// What comes before `/v2`; empty for most.
     pub prefix: String,
-    /// No scheme was given and plain HTTP is allowed, so TLS is tried and plain HTTP follows.
+    /// No scheme was given and plain HTTP is allowed: it is tried, and TLS follows.
     pub perhaps_plain: bool,
     /// The registry whose images a mirror is asked for.
     pub mirror_of: Option<String>,

@@ -121,12 +121,16 @@ impl Endpoint {
 
     async fn origin(&self, http: &Http) -> Result<&Origin, Fault> {
         let find = || async {
-            let mut origin = self.place.origin.clone();
-            if self.place.perhaps_plain && !http.speaks_tls(&origin).await? {
-                origin.tls = false;
+            let origin = self.place.origin.clone();
+            if self.place.perhaps_plain {
                 // Without a port, plain HTTP has another one.
-                if !self.place.authority.ends_with(&format!(":{}", origin.port)) {
-                    origin.port = 80;
+                let Place { authority, .. } = &self.place;
+                let port = if authority.ends_with(&format!(":{}", origin.port)) { origin.port } else { 80 };
+                let plain = Origin { tls: false, port, host: origin.host.clone() };
+                match http.speaks_plain(&plain, authority).await {
+                    Ok(true) => return Ok(plain),
+                    Err(fault) if port == origin.port => return Err(fault),
+                    _ => {}
                 }
             }
             Ok(origin)

@@ -5,9 +5,10 @@
 
 use super::Fault;
 use super::config::Registries;
+use super::proxy::{self, Proxies};
 use super::tls;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -99,13 +100,14 @@ pub struct Times {
 pub struct Http {
     registries: Arc<Registries>,
     times: Times,
+    proxies: Proxies,
     idle: Mutex<HashMap<Origin, Vec<Sender>>>,
 }
 
 impl Http {
     /// No connection yet.
-    pub fn new(registries: Arc<Registries>, times: Times) -> Self {
-        Self { registries, times, idle: Mutex::default() }
+    pub fn new(registries: Arc<Registries>, proxies: Proxies, times: Times) -> Self {
+        Self { registries, times, proxies, idle: Mutex::default() }
     }
 
     /// How long an answer may stall.
@@ -113,16 +115,24 @@ impl Http {
         self.times.stall
     }
 
-    /// Whether the server at the end of `origin` speaks TLS. A certificate that is refused counts as TLS.
-    pub async fn speaks_tls(&self, origin: &Origin) -> Result<bool, Fault> {
-        match self.connect(origin).await {
-            Ok(sender) => {
-                self.keep(origin, sender);
-                Ok(true)
-            }
-            Err(Fault::NoTls(_)) => Ok(false),
-            Err(other) => Err(other),
+    /// Whether the server at the end of `origin` speaks HTTP without TLS. Nothing secret is said to find out.
+    ///
+    /// Plain HTTP is tried before TLS, because a server that waits for the end of a line may wait for ever in
+    /// the beginning of a handshake, while those that want TLS refuse a request at once.
+    pub async fn speaks_plain(&self, origin: &Origin, authority: &str) -> Result<bool, Fault> {
+        let url = format!("http://{authority}/v2/");
+        let url = url.parse().map_err(|_| Fault::protocol(format!("{url:?} is no address")))?;
+        let response = match self.once(origin, &Ask::get(url)).await {
+            Ok(response) => response,
+            Err(Fault::Broken(_)) => return Ok(false),
+            Err(other) => return Err(other),
+        };
+        if response.status() != StatusCode::BAD_REQUEST {
+            return Ok(true);
         }
+        // How servers say that they want TLS.
+        let text = self.refusal(origin, response).await.to_string();
+        Ok(!text.to_lowercase().contains("https"))
     }
 
     /// Sends a request and follows redirects; answers with the head of a 2xx answer and its body.
@@ -171,11 +181,21 @@ impl Http {
         mut sender: Sender,
         ask: &Ask,
     ) -> Result<Response<Incoming>, Fault> {
-        let path = ask.url.path_and_query().map_or("/", |p| p.as_str());
         let mut request = Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();
-        *request.uri_mut() = path.parse().map_err(|_| Fault::protocol(format!("path {path:?} is no URL")))?;
         *request.headers_mut() = ask.headers.clone();
+        *request.uri_mut() = match self.proxies.towards(origin) {
+            // A proxy for plain HTTP is told the whole address.
+            Some(proxy) if !origin.tls => {
+                let value = proxy.authorization.as_ref().and_then(|a| HeaderValue::try_from(a).ok());
+                request.headers_mut().extend(value.map(|v| (PROXY_AUTHORIZATION, v)));
+                ask.url.clone()
+            }
+            _ => {
+                let path = ask.url.path_and_query().map_or("/", |p| p.as_str());
+                path.parse().map_err(|_| Fault::protocol(format!("path {path:?} is no URL")))?
+            }
+        };
         let host = ask.url.authority().map_or("", |a| a.as_str());
         let host = host.rsplit('@').next().unwrap_or(host);
         let host = HeaderValue::try_from(host).map_err(|_| Fault::protocol("the host is unusable".into()))?;
@@ -220,10 +240,16 @@ impl Http {
 
     async fn handshake(&self, origin: &Origin) -> Result<Sender, Fault> {
         let broken = |e: &dyn std::fmt::Display| Fault::Unreachable(format!("connect to {origin}: {e}"));
-        let tcp = TcpStream::connect((origin.host.as_str(), origin.port)).await.map_err(|e| broken(&e))?;
+        let proxy = self.proxies.towards(origin);
+        let first = proxy.map_or(origin, |p| &p.origin);
+        let tcp = TcpStream::connect((first.host.as_str(), first.port)).await;
+        let mut tcp = tcp.map_err(|e| Fault::Unreachable(format!("connect to {first}: {e}")))?;
         tcp.set_nodelay(true).map_err(|e| broken(&e))?;
         if !origin.tls {
             return over(TokioIo::new(tcp)).await.map_err(|e| broken(&e));
+        }
+        if let Some(proxy) = proxy {
+            proxy::tunnel(proxy, origin, &mut tcp).await?;
         }
         let stream = tls::connect(&self.registries, origin, tcp).await?;
         over(TokioIo::new(stream)).await.map_err(|e| broken(&e))

@@ -11,11 +11,13 @@ mod endpoint;
 mod http;
 pub mod keyring;
 mod manifest;
+mod proxy;
 mod pull;
 mod tls;
 
 pub use config::Registries;
 pub use http::Times;
+pub use manifest::architecture;
 pub use pull::pull;
 
 use crate::runtime::{Error, ImageError};
@@ -104,9 +106,6 @@ pub enum Fault {
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
-    /// The other end does not speak TLS.
-    #[error("{0}")]
-    NoTls(String),
     /// A file of this machine, or a certificate.
     #[error("{0}")]
     Setup(String),
@@ -167,7 +166,7 @@ impl Fault {
                 ImageError::Unauthorized { reference, reason }
             }
             Self::Status { code: 404, .. } => ImageError::NotFound { reference, reason },
-            Self::Unreachable(_) | Self::Broken(_) | Self::NoTls(_) => {
+            Self::Unreachable(_) | Self::Broken(_) => {
                 ImageError::RegistryUnavailable { registry: registry.to_owned(), reason }
             }
             Self::Status { code: 429 | 500..=599, .. } => {

@@ -5,6 +5,7 @@ use super::config::Registries;
 use super::endpoint::Endpoint;
 use super::http::Http;
 use super::manifest::{self, ACCEPT, DOCUMENT_MAX, Descriptor, Manifest};
+use super::proxy::Proxies;
 use super::{Fault, Limits};
 use crate::config::PullRequest;
 use crate::images::{Configuration, Images, Record, Reference, digest, layer_name};
@@ -39,7 +40,7 @@ pub async fn pull(
     let registries = Arc::new(Registries::load(registries).map_err(explain)?);
     let places = registries.places(&image, request.auth.as_ref()).map_err(explain)?;
     let endpoints = places.into_iter().map(|p| Endpoint::new(p, &image.repository)).collect();
-    let http = Http::new(registries, limits.times);
+    let http = Http::new(registries, Proxies::of_process().map_err(explain)?, limits.times);
     let pull = Pull { stores, limits, image: &image, given: &request.reference, endpoints, http };
     let manifest = pull.resolve().await.map_err(explain)?;
     for _ in 0..ROUNDS_MAX {
@@ -245,21 +246,10 @@ impl Pull<'_> {
         let fail = |reason: String| ImageError::Other { reference: self.given.to_owned(), reason };
         let parsed: Configuration = serde_json::from_slice(bytes)
             .map_err(|e| fail(format!("its configuration does not parse: {e}")))?;
-        let (os, architecture) = (parsed.os.as_str(), parsed.architecture.as_str());
-        if !matches!(os, "" | "linux")
-            || !(architecture.is_empty() || architecture == manifest::architecture())
-        {
-            let own = manifest::architecture();
-            return Err(
-                fail(format!("it is made for {os}/{architecture}, this machine is linux/{own}")).into()
-            );
-        }
+        parsed.check().map_err(fail)?;
         let ids = &parsed.rootfs.diff_ids;
         if ids.len() != layers {
             return Err(fail(format!("it has {layers} layers and {} digests for them", ids.len())).into());
-        }
-        if let Some(bad) = ids.iter().find(|d| !crate::images::is_digest(d)) {
-            return Err(fail(format!("its configuration names a layer {bad:?}, which is no digest")).into());
         }
         Ok(parsed)
     }
@@ -374,7 +364,6 @@ fn also(fault: Fault, before: &[String]) -> Fault {
     match fault {
         Fault::Unreachable(text) => Fault::Unreachable(add(text)),
         Fault::Broken(text) => Fault::Broken(add(text)),
-        Fault::NoTls(text) => Fault::NoTls(add(text)),
         Fault::Setup(text) => Fault::Setup(add(text)),
         Fault::Protocol(text) => Fault::Protocol(add(text)),
         Fault::Unauthorized(text) => Fault::Unauthorized(add(text)),

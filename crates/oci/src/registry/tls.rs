@@ -40,12 +40,9 @@ pub async fn connect(
 fn refused(origin: &Origin, error: &std::io::Error) -> Fault {
     let cause = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match cause {
-        Some(rustls::Error::InvalidMessage(_)) => Fault::NoTls(format!("{origin} does not speak TLS")),
-        None if error.kind() == std::io::ErrorKind::UnexpectedEof
-            || error.kind() == std::io::ErrorKind::ConnectionReset =>
-        {
-            Fault::NoTls(format!("{origin} closed the connection instead of speaking TLS"))
-        }
+        Some(rustls::Error::InvalidMessage(_)) => Fault::Setup(format!(
+            "{origin} does not speak TLS: write it with http:// in the registries file if that is meant"
+        )),
         Some(rustls::Error::InvalidCertificate(why)) => Fault::Setup(format!(
             "the certificate of {origin} is refused: {why:?}; name its authority (tls.ca_file) in the registries file"
         )),

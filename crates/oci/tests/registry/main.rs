@@ -1,5 +1,6 @@
 //! Pulls from a real registry over loopback.
 
+mod archives;
 mod liars;
 mod shelf;
 
