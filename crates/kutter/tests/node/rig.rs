@@ -43,14 +43,18 @@ fn start(args: &[&str]) -> Child {
 }
 
 /// Waits until `found` finds something; the limit only keeps a broken run from hanging.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut found: impl FnMut() -> F) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, found: impl FnMut() -> F) -> T {
+    until_or(found).await.unwrap_or_else(|| panic!("{what} did not happen"))
+}
+
+async fn until_or<T, F: Future<Output = Option<T>>>(mut found: impl FnMut() -> F) -> Option<T> {
     for _ in 0..1500 {
         if let Some(value) = found().await {
-            return value;
+            return Some(value);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{what} did not happen");
+    None
 }
 
 /// Which runtime the node uses.
@@ -202,9 +206,17 @@ impl Rig {
 
     /// The pod once `done` holds for it.
     pub async fn pod(&self, name: &str, what: &str, done: impl Fn(&Pod) -> bool) -> Pod {
-        let describe = format!("pod {name}: {what}");
-        until(&describe, || async { self.client.find::<Pod>("default", name).await.ok()?.filter(&done) })
-            .await
+        let last = std::cell::RefCell::new(None);
+        let found = until_or(|| async {
+            let pod = self.client.find::<Pod>("default", name).await.ok()?;
+            let found = pod.clone().filter(&done);
+            last.replace(pod);
+            found
+        });
+        match found.await {
+            Some(pod) => pod,
+            None => panic!("pod {name}: {what} did not happen: {:?}", last.take().map(|p| p.status)),
+        }
     }
 
     pub async fn delete(&self, name: &str) {
