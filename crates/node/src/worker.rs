@@ -310,9 +310,11 @@ impl Worker {
         self.renamed(&pod);
         self.judge(&pod, &snap, now);
         self.probes.tell(&snap.seen, &mut self.memory);
+        // Before the plan, which copies what containers wait for.
+        let mut due = None;
+        self.flip(&pod, now, &mut due);
         let plan = pods::plan::plan(&pod, &snap.seen, &self.memory, now);
-        let mut wake = plan.wake;
-        self.flip(&pod, now, &mut wake);
+        let mut wake = min(plan.wake, due);
         for action in plan.actions.clone() {
             self.act(action, &plan, &pod, &snap, now);
         }
