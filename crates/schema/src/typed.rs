@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::fieldset::{FieldSet, field_element};
-use crate::{Emit, ListType, Schema, Type};
+use crate::{Emit, Field, ListType, Schema, Type};
 
 /// How apply treats a value.
 enum Form<'a> {
@@ -40,12 +40,9 @@ fn child<'a>(schema: Option<&'a Schema>, name: &str) -> Option<&'a Schema> {
 }
 
 /// Whether the canonical form of the object always has this field, so that its appearance is no change.
-fn always_there(schema: Option<&Schema>, name: &str) -> bool {
-    let field = schema.and_then(Schema::object).and_then(|o| o.field(name));
-    field.is_some_and(|f| {
-        let plain_struct = !f.pointer && f.emit == Emit::OmitEmpty && f.schema.object().is_some();
-        plain_struct || f.emit == Emit::Keep
-    })
+fn always_there(field: &Field) -> bool {
+    let plain_struct = !field.pointer && field.emit == Emit::OmitEmpty && field.schema.object().is_some();
+    plain_struct || field.emit == Emit::Keep
 }
 
 /// The elements that name the items of an associative list or set, in order.
@@ -165,14 +162,12 @@ impl Comparison {
     /// Everything below `element` as it is, and what was found there.
     fn graft(&mut self, element: String, at: Own, below: Comparison) {
         for (set, member, found) in [
-            (&mut self.added, at == Own::Added, below.added),
             (&mut self.modified, at == Own::Modified, below.modified),
             (&mut self.removed, at == Own::Removed, below.removed),
         ] {
-            if member || !found.is_empty() {
-                set.graft(element.as_str(), member, found);
-            }
+            set.graft(element.as_str(), member, found);
         }
+        self.added.graft(element, at == Own::Added, below.added);
     }
 }
 
@@ -240,9 +235,10 @@ fn compare_maps(schema: Option<&Schema>, old: Option<&Value>, new: Option<&Value
         if before == after {
             continue;
         }
-        let sub = child(schema, key);
+        let field = schema.and_then(Schema::object).and_then(|o| o.field(key));
+        let sub = field.map(|f| &f.schema).or_else(|| child(schema, key));
         let mut below = Comparison::default();
-        let own = if before.is_none() != after.is_none() && always_there(schema, key) {
+        let own = if before.is_none() != after.is_none() && field.is_some_and(always_there) {
             // The canonical form has an empty struct or list here: only what lies in it counts.
             let zero = zero_like(before.or(after));
             compare_at(sub, Some(before.unwrap_or(&zero)), Some(after.unwrap_or(&zero)), &mut below)
