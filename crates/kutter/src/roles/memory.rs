@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-/// How long after the start what only the start needed is given back.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// How long after it is at work, and then after that, a role gives back what only its start needed. The second time
+/// is for what comes with the first pods and objects.
+const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(28)];
 
 /// Says whether the kernel may back this process with huge pages where it does so unasked. Roles that stay refuse:
 /// each of the heap's regions would be resident whole, twice what an idle process needs. The flag survives fork and
@@ -18,14 +19,16 @@ pub fn allow_huge_pages(allow: bool) {
 /// Gives back, once the role is at work, what only its start needed. Needs a tokio runtime.
 pub fn settle_soon() {
     tokio::spawn(async {
-        tokio::time::sleep(SETTLED_AFTER).await;
-        unmap_program();
+        for pause in SETTLED_AFTER {
+            tokio::time::sleep(pause).await;
+            unmap_program();
+        }
     });
 }
 
 /// Lets go of the pages of the program itself. They stay in the page cache, where the kernel may now take them;
 /// those that are needed come back with a fault that reads nothing from the disk.
-fn unmap_program() {
+pub fn unmap_program() {
     unsafe extern "C" {
         static __executable_start: u8;
         static etext: u8;

@@ -25,7 +25,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
     super::memory::allow_huge_pages(true);
-    oci::supervisor::run(&args.dir, super::notify_ready)?;
+    oci::supervisor::run(&args.dir, || {
+        super::notify_ready();
+        super::memory::unmap_program();
+    })?;
     if std::process::id() == 1 {
         end_all();
     }
