@@ -232,8 +232,8 @@ pub fn update(call: &Call, old: &Value, new: &mut Value, subresource: &str) -> R
     }
     let bump = match def.generation {
         Generation::None | Generation::Create => false,
-        // A node for the pod is not a change of what is wanted.
-        _ if subresource == "binding" => false,
+        // Neither a node for the pod nor a report is a change of what is wanted.
+        _ if matches!(subresource, "binding" | "status") => false,
         _ => content_changed(def.generation, old, new),
     };
     if bump {

@@ -338,7 +338,8 @@ fn mounts(
         list.push(mount(order, c, (i, m), vars, &dir)?);
     }
     let taken = |path: &str| list_has(c, path);
-    for (file, at) in [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")] {
+    for file in ["hosts", "hostname", "resolv.conf"] {
+        let at = &format!("/etc/{file}");
         if !taken(at) && dir.join(file).exists() {
             let (host_path, container_path) = (dir.join(file), PathBuf::from(at));
             list.push(Mount { host_path, container_path, ..Mount::default() });

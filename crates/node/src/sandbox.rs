@@ -138,9 +138,22 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
     } else {
         dns::hosts(&ips, &hostname, fqdn.as_deref(), &aliases)
     };
+    let own_name = if on_host {
+        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
+    } else {
+        format!(
+            "{}\n",
+            if spec.set_hostname_as_fqdn == Some(true) {
+                fqdn.as_deref().unwrap_or(&hostname)
+            } else {
+                &hostname
+            }
+        )
+    };
     let kept = format!("{} {}\n", made.id, ips.join(" "));
     let files = [
         (dir.join("hosts"), hosts),
+        (dir.join("hostname"), own_name),
         (dir.join("resolv.conf"), dns::render(&resolver)),
         (ips_file(&dir), kept),
     ];
