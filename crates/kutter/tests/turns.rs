@@ -19,8 +19,9 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], sys.
 say 'no root: what is missing, and what to do'
 chmod 755 "$WORK"
 install -d -m 755 "$WORK/locked"
-KUTTER_DATA_DIR="$WORK/locked/data" refused 'root is needed, or --data-dir' as_nobody "$KUTTER" up
-KUTTER_DATA_DIR="$WORK/locked/data" refused 'run as root' as_nobody "$KUTTER" doctor
+install -m 755 "$KUTTER" "$WORK/kutter" # nobody may not look into the folder of who builds
+KUTTER_DATA_DIR="$WORK/locked/data" refused 'root is needed, or --data-dir' as_nobody "$WORK/kutter" up
+KUTTER_DATA_DIR="$WORK/locked/data" refused 'run as root' as_nobody "$WORK/kutter" doctor
 
 say 'a wrong kubeconfig is named'
 refused '/nowhere' "$KUTTER" node --kubeconfig /nowhere
