@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use base::exposition::Text;
 use http::Response;
 use serve::Body;
 
@@ -31,18 +32,16 @@ const STEPS: [&str; 12] = [
 
 /// The checks as service level indicators: 1 for each that passes.
 pub fn indicators(server: &ApiServer) -> String {
-    let mut text = String::from(
-        "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\n",
-    );
+    let mut out = Text::default();
+    let name = "kubernetes_healthcheck";
+    out.family(name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
     for endpoint in ["healthz", "livez", "readyz"] {
-        for (name, cause) in checks(server, endpoint) {
-            let passed = u8::from(cause.is_none());
-            text.push_str(&format!(
-                "kubernetes_healthcheck{{name=\"{name}\",type=\"{endpoint}\"}} {passed}\n"
-            ));
+        for (check, cause) in checks(server, endpoint) {
+            let passed = f64::from(u8::from(cause.is_none()));
+            out.sample(name, &[("name", check), ("type", endpoint)], passed);
         }
     }
-    text
+    out.done()
 }
 
 fn checks(server: &ApiServer, endpoint: &str) -> Vec<Outcome> {

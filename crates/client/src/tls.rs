@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{Config, ConfigError, Identity, Material};
 
@@ -20,7 +18,7 @@ pub(crate) fn client_config(config: &Config) -> Result<ClientConfig, ConfigError
         .with_safe_default_protocol_versions()
         .map_err(|e| ConfigError::Invalid(format!("cannot set up TLS: {e}")))?;
     let builder = match config.insecure {
-        true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider))),
+        true => builder.dangerous().with_custom_certificate_verifier(trust::anyone(provider)),
         false => builder.with_root_certificates(roots(config.ca.as_ref())?),
     };
     let mut tls = match &config.identity {
@@ -52,45 +50,4 @@ fn roots(ca: Option<&Material>) -> Result<RootCertStore, ConfigError> {
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     found.map_err(|e| ConfigError::Invalid(format!("{what} is not PEM: {e}")))
-}
-
-/// What `insecure-skip-tls-verify` asks for: the handshake must be sound, the certificate may be anyone's.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use base::certificate::Request;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
@@ -31,25 +32,6 @@ const DECIDED: SignedDuration = SignedDuration::from_hours(1);
 const PENDING: SignedDuration = SignedDuration::from_hours(24);
 const NODES: &str = "system:nodes";
 const NODE: &str = "system:node:";
-
-/// What a PKCS#10 request asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    /// The subject's common name.
-    pub name: String,
-    /// The subject's organizations.
-    pub organizations: Vec<String>,
-    /// How many DNS names.
-    pub dns: usize,
-    /// How many addresses.
-    pub ips: usize,
-    /// The DNS names and addresses themselves.
-    pub names: Vec<String>,
-    /// How many mail addresses.
-    pub emails: usize,
-    /// How many URIs.
-    pub uris: usize,
-}
 
 /// A right that lets its holder's request be approved unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use base::certificate::Request;
 use client::{Cache, Change, Client, Kind, ObjectKey};
-use controllers::certificates::Request;
 use controllers::{Action, Failure, Plan, Wake};
 use jiff::Timestamp;
 use parking_lot::Mutex;

@@ -58,5 +58,7 @@ def wait(what, holds):
         if found:
             return found
         if time.monotonic() > end:
+            for kind in ["pods", "persistentvolumeclaims", "persistentvolumes", "nodes", "events"]:
+                print(json.dumps(api("GET", f"/api/v1/{kind}"), indent=1)[-4000:])
             raise AssertionError(f"not within {PATIENCE_S} s: {what}")
         time.sleep(0.05)

@@ -2,35 +2,17 @@
 
 import json
 import os
-import re
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from api import api
+from api import api, wait
 
 CLAIM = "/api/v1/namespaces/shop/persistentvolumeclaims/data-database-0"
 POD = "/api/v1/namespaces/shop/pods/database-0"
 SET = "/apis/apps/v1/namespaces/shop/statefulsets/database"
-PATIENCE_S = 60
 NOTE = os.path.join(os.environ["WORK"], "volume")
-
-
-def until(what, holds):
-    """Waits until the condition holds."""
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        found = holds()
-        if found:
-            return found
-        if time.monotonic() > end:
-            for kind in ["pods", "persistentvolumeclaims", "events"]:
-                print(json.dumps(api("GET", f"/api/v1/namespaces/shop/{kind}"), indent=1)[-4000:])
-            print(json.dumps(api("GET", "/api/v1/persistentvolumes"), indent=1)[-4000:])
-            raise AssertionError(f"not within {PATIENCE_S} s: {what}")
-        time.sleep(0.05)
 
 
 def shop(method):
@@ -62,7 +44,7 @@ def noted():
 
 
 def bound(_):
-    pod, claim = until("the database is ready", ready), api("GET", CLAIM)
+    pod, claim = wait("the database is ready", ready), api("GET", CLAIM)
     assert claim["status"]["phase"] == "Bound", claim
     volume = api("GET", "/api/v1/persistentvolumes/" + claim["spec"]["volumeName"])
     terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
@@ -79,23 +61,23 @@ def bound(_):
 
 def order(times):
     for i in range(int(times)):
-        until(f"order {i}", lambda: shop("POST"))
+        wait(f"order {i}", lambda: shop("POST"))
 
 
 def count(want):
-    until(f"{want} orders", lambda: shop("GET") == want)
+    wait(f"{want} orders", lambda: shop("GET") == want)
 
 
 def replace(_):
     old = api("GET", POD)["metadata"]["uid"]
     api("DELETE", POD)
-    until("another database is ready", lambda: (ready() or {"metadata": {"uid": old}})["metadata"]["uid"] != old)
+    wait("another database is ready", lambda: (ready() or {"metadata": {"uid": old}})["metadata"]["uid"] != old)
 
 
 def grow(_):
     size = {"spec": {"resources": {"requests": {"storage": "128Mi"}}}}
     api("PATCH", CLAIM, size, "application/merge-patch+json")
-    until("the claim has grown", lambda: api("GET", CLAIM)["status"]["capacity"]["storage"] == "128Mi")
+    wait("the claim has grown", lambda: api("GET", CLAIM)["status"]["capacity"]["storage"] == "128Mi")
     volume = api("GET", "/api/v1/persistentvolumes/" + noted()["name"])
     assert volume["spec"]["capacity"]["storage"] == "128Mi", volume
 
@@ -110,13 +92,13 @@ def release(_):
 def drop(_):
     api("DELETE", SET)
     api("DELETE", POD + "?gracePeriodSeconds=0")
-    until("the claim is gone", lambda: api("GET", CLAIM) is None)
-    until("the volume is released", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"])["status"]["phase"] != "Bound")
+    wait("the claim is gone", lambda: api("GET", CLAIM) is None)
+    wait("the volume is released", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"])["status"]["phase"] != "Bound")
     assert os.path.isdir(noted()["path"])
 
 
 def gone(_):
-    until("the volume is gone", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"]) is None)
+    wait("the volume is gone", lambda: api("GET", "/api/v1/persistentvolumes/" + noted()["name"]) is None)
     assert not os.path.exists(noted()["path"])
 
 
@@ -126,7 +108,7 @@ def node(_):
 
 def nodes(want):
     """Nodes that are scaled away are taken out of the API."""
-    until(f"{want} nodes", lambda: len(api("GET", "/api/v1/nodes")["items"]) == int(want))
+    wait(f"{want} nodes", lambda: len(api("GET", "/api/v1/nodes")["items"]) == int(want))
 
 
 STEPS = {f.__name__: f for f in [bound, order, count, replace, grow, release, drop, gone, node, nodes]}

@@ -1,9 +1,8 @@
 //! What the node and its pods use: the summary, and metrics in the text format.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
+use base::exposition::Text;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use oci::runtime::{Filter, Pressure, SandboxState, SandboxStats, Waited};
@@ -184,26 +183,9 @@ fn pod(u: &PodUse) -> Value {
     })
 }
 
-/// Writes metric families in the text format.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &BTreeMap<&str, &str>, value: f64, nanos: i64) {
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(k, v)| {
-                format!("{k}=\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
-            })
-            .collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let time = if nanos == 0 { String::new() } else { format!(" {}", nanos / 1_000_000) };
-        let _ = writeln!(self.0, "{name}{labels} {value}{time}");
-    }
+/// The runtime's stamps are in nanoseconds.
+fn millis(nanos: i64) -> i64 {
+    nanos / 1_000_000
 }
 
 /// The document of `/metrics/resource`, which metrics.k8s.io is made from.
@@ -214,61 +196,60 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
     let containers = || {
         pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))).map(|(p, c)| {
             let m = &p.stats.metadata;
-            let labels: BTreeMap<&str, &str> = BTreeMap::from([
+            let labels = [
                 ("container", c.name.as_str()),
                 ("namespace", m.namespace.as_str()),
                 ("pod", m.name.as_str()),
-            ]);
+            ];
             (labels, c, p)
         })
     };
     t.family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container");
     for (labels, c, _) in containers() {
         let value = seconds(c.cpu.usage_core_nanoseconds);
-        t.sample("container_cpu_usage_seconds_total", &labels, value, c.cpu.timestamp);
+        t.sample_at("container_cpu_usage_seconds_total", &labels, value, millis(c.cpu.timestamp));
     }
     t.family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes");
     for (labels, c, _) in containers() {
-        t.sample(
+        t.sample_at(
             "container_memory_working_set_bytes",
             &labels,
             c.memory.working_set as f64,
-            c.memory.timestamp,
+            millis(c.memory.timestamp),
         );
     }
     t.family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch");
     for (labels, c, p) in containers() {
         let start = started(p, &c.name).map_or(0.0, |t| t.0.as_millisecond() as f64 / 1e3);
-        t.sample("container_start_time_seconds", &labels, start, 0);
+        t.sample("container_start_time_seconds", &labels, start);
     }
-    let none = BTreeMap::new();
-    let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
+    let now = jiff::Timestamp::now().as_millisecond();
     t.family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node");
-    t.sample("node_cpu_usage_seconds_total", &none, seconds(node_cpu(k)), now);
+    t.sample_at("node_cpu_usage_seconds_total", &[], seconds(node_cpu(k)), now);
     t.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
     let used = k.machine.memory.saturating_sub(k.options.size.available(&k.options.cgroup_root));
-    t.sample("node_memory_working_set_bytes", &none, used as f64, now);
+    t.sample_at("node_memory_working_set_bytes", &[], used as f64, now);
     let labels = |p: &PodUse| (p.stats.metadata.namespace.clone(), p.stats.metadata.name.clone());
     t.family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod");
     for p in &pods {
         let (namespace, pod) = labels(p);
-        let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
-        t.sample(
+        let l = [("namespace", namespace.as_str()), ("pod", pod.as_str())];
+        t.sample_at(
             "pod_cpu_usage_seconds_total",
             &l,
             seconds(p.stats.cpu.usage_core_nanoseconds),
-            p.stats.cpu.timestamp,
+            millis(p.stats.cpu.timestamp),
         );
     }
     t.family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes");
     for p in &pods {
         let (namespace, pod) = labels(p);
-        let l = BTreeMap::from([("namespace", namespace.as_str()), ("pod", pod.as_str())]);
-        t.sample(
+        let l = [("namespace", namespace.as_str()), ("pod", pod.as_str())];
+        t.sample_at(
             "pod_memory_working_set_bytes",
             &l,
             p.stats.memory.working_set as f64,
-            p.stats.memory.timestamp,
+            millis(p.stats.memory.timestamp),
         );
     }
     t.family(
@@ -276,8 +257,8 @@ pub async fn resource(k: &Arc<Kubelet>) -> String {
         "gauge",
         "1 if there was an error while getting container metrics, 0 otherwise",
     );
-    t.sample("resource_scrape_error", &none, 0.0, 0);
-    t.0
+    t.sample("resource_scrape_error", &[], 0.0);
+    t.done()
 }
 
 /// The document of `/metrics/cadvisor`: the families dashboards look at.
@@ -307,13 +288,13 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
         t.family(name, kind, help);
         for (p, c) in pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))) {
             let m = &p.stats.metadata;
-            let labels = BTreeMap::from([
+            let labels = [
                 ("container", c.name.as_str()),
                 ("id", c.id.as_str()),
                 ("namespace", m.namespace.as_str()),
                 ("pod", m.name.as_str()),
-            ]);
-            t.sample(name, &labels, pick(c), c.cpu.timestamp);
+            ];
+            t.sample_at(name, &labels, pick(c), millis(c.cpu.timestamp));
         }
     }
     waiting(&mut t, &pods);
@@ -323,15 +304,15 @@ pub async fn cadvisor(k: &Arc<Kubelet>) -> String {
         t.family(name, "counter", "Cumulative count of bytes.");
         for (p, i) in pods.iter().flat_map(|p| p.stats.interfaces.iter().map(move |i| (p, i))) {
             let m = &p.stats.metadata;
-            let labels = BTreeMap::from([
+            let labels = [
                 ("interface", i.name.as_str()),
                 ("namespace", m.namespace.as_str()),
                 ("pod", m.name.as_str()),
-            ]);
-            t.sample(name, &labels, if rx { i.rx_bytes } else { i.tx_bytes } as f64, 0);
+            ];
+            t.sample(name, &labels, if rx { i.rx_bytes } else { i.tx_bytes } as f64);
         }
     }
-    t.0
+    t.done()
 }
 
 /// How long the processes of containers waited.
@@ -347,14 +328,14 @@ fn waiting(t: &mut Text, pods: &[PodUse]) {
             for (p, c) in pods.iter().flat_map(|p| p.stats.containers.iter().map(move |c| (p, c))) {
                 let Some(pressure) = pick(&c.pressure) else { continue };
                 let m = &p.stats.metadata;
-                let labels = BTreeMap::from([
+                let labels = [
                     ("container", c.name.as_str()),
                     ("id", c.id.as_str()),
                     ("namespace", m.namespace.as_str()),
                     ("pod", m.name.as_str()),
-                ]);
+                ];
                 let waited = if full { pressure.full } else { pressure.some };
-                t.sample(&name, &labels, waited.total as f64 / 1e6, c.cpu.timestamp);
+                t.sample_at(&name, &labels, waited.total as f64 / 1e6, millis(c.cpu.timestamp));
             }
         }
     }
@@ -363,19 +344,18 @@ fn waiting(t: &mut Text, pods: &[PodUse]) {
 /// The document of `/metrics`: the kubelet itself.
 pub async fn own(k: &Arc<Kubelet>) -> String {
     let mut t = Text::default();
-    let none = BTreeMap::new();
     let pods = k.all_pods();
     let running = |p: &&Pod| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
     t.family("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
-    t.sample("kubelet_running_pods", &none, pods.iter().filter(running).count() as f64, 0);
+    t.sample("kubelet_running_pods", &[], pods.iter().filter(running).count() as f64);
     t.family("kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run");
-    t.sample("kubelet_desired_pods", &none, pods.len() as f64, 0);
+    t.sample("kubelet_desired_pods", &[], pods.len() as f64);
     t.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
-    t.sample("kubelet_node_name", &BTreeMap::from([("node", k.options.name.as_str())]), 1.0, 0);
+    t.sample("kubelet_node_name", &[("node", k.options.name.as_str())], 1.0);
     let rss = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = rss.split_whitespace().nth(1).and_then(|w| w.parse::<f64>().ok()).unwrap_or(0.0);
     t.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
-    t.sample("process_resident_memory_bytes", &none, pages * 4096.0, 0);
+    t.sample("process_resident_memory_bytes", &[], pages * 4096.0);
     let volumes = usage::all(k).await;
     for (name, help, which) in usage::METRICS {
         t.family(name, "gauge", help);
@@ -383,13 +363,12 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
             let (uid, space) = (p.metadata.uid.as_deref(), p.metadata.namespace.as_deref());
             for u in uid.and_then(|u| volumes.get(u)).into_iter().flat_map(|v| v.iter()) {
                 let Some(claim) = &u.claim else { continue };
-                let labels =
-                    [("namespace", space.unwrap_or("")), ("persistentvolumeclaim", claim.as_str())].into();
-                t.sample(name, &labels, u.amounts[which] as f64, 0);
+                let labels = [("namespace", space.unwrap_or("")), ("persistentvolumeclaim", claim.as_str())];
+                t.sample(name, &labels, u.amounts[which] as f64);
             }
         }
     }
-    t.0
+    t.done()
 }
 
 #[cfg(test)]

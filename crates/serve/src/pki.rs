@@ -15,7 +15,7 @@ use x509_parser::extensions::GeneralName;
 mod request;
 mod subject;
 
-pub use request::{Requested, read_request};
+pub use request::read_request;
 
 /// Why a certificate could not be made, read or written.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Crates by layer, lowest first. A crate may depend on lower layers only, and on those named for it in
 /// [`SIDEWAYS`].
 const LAYERS: &[&[&str]] = &[
-    &["base", "schema", "api"],
+    &["base", "schema", "api", "trust"],
     &["policy", "controllers", "scheduler", "pods", "netplan", "fleet"],
     &["store", "client", "drive", "serve", "oci", "net", "volumes"],
     &["apiserver", "node", "manager", "cli", "bench", "shop", "sim", "xtask"],

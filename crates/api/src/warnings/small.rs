@@ -133,9 +133,8 @@ fn quota(hard: &At<'_>, found: &mut Found) {
 }
 
 fn service(at: &At<'_>, spec: &At<'_>, found: &mut Found) {
-    let mut say = |text: &str| found.push(text.to_owned());
     if annotation(at, TOPOLOGY_HINTS).is_some() {
-        say(&format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
+        found.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
     let kind = spec.get("type").text();
     let headless = kind == "ClusterIP" && spec.get("clusterIP").text() == "None";
@@ -143,8 +142,8 @@ fn service(at: &At<'_>, spec: &At<'_>, found: &mut Found) {
     if !headless && kind != "ExternalName" {
         spec.get("clusterIPs").items().for_each(|ip| address::ip(&ip, found));
     }
-    let mut say = |text: &str| found.push(text.to_owned());
     if headless {
+        let mut say = |text: &str| found.push(text.to_owned());
         if !balancer.is_empty() {
             say("spec.loadBalancerIP is ignored for headless services");
         }

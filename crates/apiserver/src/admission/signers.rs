@@ -77,7 +77,7 @@ fn may(context: &AdmissionContext<'_>, verb: &str, signer: &str) -> bool {
         || signer.split_once('/').is_some_and(|(domain, _)| allowed(format!("{domain}/*")))
 }
 
-fn parsed(object: &Value) -> Result<serve::pki::Requested, String> {
+fn parsed(object: &Value) -> Result<base::certificate::Request, String> {
     let request = at(object, "spec.request").and_then(Value::as_str).unwrap_or("");
     let pem = base64::engine::general_purpose::STANDARD.decode(request).map_err(|cause| cause.to_string())?;
     serve::pki::read_request(&pem).map_err(|cause| cause.to_string())

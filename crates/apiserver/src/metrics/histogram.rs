@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base::exposition::Text;
+
 /// Bounds of the durations of requests, in seconds.
 pub static DURATIONS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
@@ -56,14 +58,15 @@ impl Histogram {
         whole
     }
 
-    /// The bounds of all buckets but the last.
-    pub fn bounds(&self) -> &'static [f64] {
-        self.bounds
+    /// Whether nothing was seen.
+    pub fn is_empty(&self) -> bool {
+        self.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0)
     }
 
-    /// The count in each bucket by itself, and the sum.
-    pub fn read(&self) -> (Vec<u64>, f64) {
-        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        (counts, self.sum.load(Ordering::Relaxed) as f64 / 1e6)
+    /// Adds what was seen to a document.
+    pub fn show(&self, name: &str, labels: &[(&str, &str)], out: &mut Text) {
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / 1e6;
+        out.histogram(name, labels, self.bounds, &counts, sum);
     }
 }

@@ -10,8 +10,8 @@ mod histogram;
 mod process;
 mod requests;
 mod stages;
-mod text;
 
+use base::exposition::Text;
 use store::Store;
 
 pub use requests::{Requests, Watching};
@@ -38,7 +38,7 @@ impl Metrics {
 
     /// The text exposition, format version 0.0.4.
     pub fn text(&self, store: &dyn Store) -> String {
-        let mut out = text::Text::default();
+        let mut out = Text::default();
         self.requests.show(&mut out);
         self.stages.show(&mut out);
         stored(store, &mut out);
@@ -52,7 +52,7 @@ impl Metrics {
 }
 
 /// How much is stored.
-fn stored(store: &dyn Store, out: &mut text::Text) {
+fn stored(store: &dyn Store, out: &mut Text) {
     let counts = store.counts();
     let split = |resource: &str| {
         let (group, plural) = resource.split_once('/').unwrap_or(("core", resource));

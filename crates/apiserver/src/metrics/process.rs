@@ -1,6 +1,6 @@
 //! The process as Prometheus' libraries show it, from `/proc/self`.
 
-use super::text::Text;
+use base::exposition::Text;
 
 /// Ticks of the kernel's clock in a second, as every Linux has them.
 const TICKS: f64 = 100.0;

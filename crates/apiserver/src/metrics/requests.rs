@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base::exposition::Text;
 use parking_lot::RwLock;
 
 use super::histogram::{ANSWERS, DURATIONS, EVENTS, Histogram};
-use super::text::Text;
 use crate::info::RequestInfo;
 
 /// More distinct label sets than this are counted together, so that odd paths cannot use up memory.
@@ -297,14 +297,14 @@ fn durations(all: &[Arc<Series>], out: &mut Text) {
     ];
     for (name, help) in families {
         out.family(name, "histogram", help);
-        for series in all.iter().filter(|series| series.durations.read().0.iter().any(|n| *n > 0)) {
+        for series in all.iter().filter(|series| !series.durations.is_empty()) {
             let labels = series.labels.labels();
             let mut pairs = vec![("component", component(&labels))];
             if name == "apiserver_request_duration_seconds" {
                 pairs.push(("dry_run", dry_run(&labels)));
             }
             pairs.extend(common(&labels));
-            out.histogram(name, &pairs, &series.durations);
+            series.durations.show(name, &pairs, out);
         }
     }
 }
@@ -316,7 +316,7 @@ fn answers(all: &[Arc<Series>], out: &mut Text) {
         let labels = series.labels.labels();
         let mut pairs = vec![("component", component(&labels))];
         pairs.extend(common(&labels));
-        out.histogram(name, &pairs, sizes);
+        sizes.show(name, &pairs, out);
     }
 }
 
@@ -345,7 +345,7 @@ fn watches(all: &[Arc<Series>], out: &mut Text) {
     out.family(name, "histogram", "[ALPHA] Watch event size distribution in bytes");
     for ((group, resource, version), sent) in &by_kind {
         let sum = Histogram::sum_of(&EVENTS, sent.iter().map(|sent| &sent.sizes));
-        out.histogram(name, &[("group", group), ("resource", resource), ("version", version)], &sum);
+        sum.show(name, &[("group", group), ("resource", resource), ("version", version)], out);
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use base::exposition::Text;
+
 use super::histogram::{ADMISSION, CHECKS, Histogram};
-use super::text::Text;
 
 /// Admission plugins that have series of their own.
 const PLUGINS_MAX: usize = 16;
@@ -107,7 +108,7 @@ impl Stages {
             let durations = format!("{name}_duration_seconds");
             out.family(&durations, "histogram", "[ALPHA] Duration in seconds by result.");
             for (result, histogram) in results.iter().zip(&check.durations) {
-                out.histogram(&durations, &[("result", result)], histogram);
+                histogram.show(&durations, &[("result", result)], out);
             }
         }
         out.family("authenticated_user_requests", "counter", "[ALPHA] Requests with a known user.");
@@ -129,7 +130,7 @@ impl Stages {
                 let (operation, half, rejected) = parts(i);
                 let labels =
                     [("name", *plugin), ("operation", operation), ("rejected", rejected), ("type", half)];
-                out.histogram(name, &labels, histogram);
+                histogram.show(name, &labels, out);
             }
         }
         let name = "apiserver_admission_step_admission_duration_seconds";
@@ -137,7 +138,7 @@ impl Stages {
         for (i, histogram) in self.steps.iter().enumerate().filter_map(|(i, s)| Some((i, s.get()?))) {
             let (operation, half, rejected) = parts(i);
             let labels = [("operation", operation), ("rejected", rejected), ("type", half)];
-            out.histogram(name, &labels, histogram);
+            histogram.show(name, &labels, out);
         }
     }
 }

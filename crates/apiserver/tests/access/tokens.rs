@@ -6,9 +6,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::harness::{Server, with_server};
+use crate::{ACCOUNTS, POD, PODS};
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 
 fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
@@ -156,5 +156,57 @@ fn components_are_listed() {
         let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
         let table = api.send("GET", "/api/v1/componentstatuses", &accept, "").await;
         assert_eq!(table.body["rows"][1]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    });
+}
+
+#[test]
+fn tokens_are_known_while_what_they_are_bound_to_exists() {
+    with_server(|api| async move {
+        let post = |path: String, body: &'static str| {
+            let api = &api;
+            async move { api.post(&path, body).await }
+        };
+        let refused = api.post(PODS, POD).await;
+        let message = r#"pods "p" is forbidden: error looking up service account default/default: serviceaccount "default" not found"#;
+        assert_eq!((refused.code, refused.text("/message")), (403, message));
+        api.post(ACCOUNTS, r#"{"metadata":{"name":"default"}}"#).await;
+        assert_eq!(api.post(PODS, POD).await.code, 201);
+        let short = post(format!("{ACCOUNTS}/default/token"), r#"{"spec":{"expirationSeconds":599}}"#).await;
+        let message = r#"TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"#;
+        assert_eq!((short.code, short.text("/message")), (422, message));
+        let body = r#"{"spec":{"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"p"}}}"#;
+        let made = post(format!("{ACCOUNTS}/default/token"), body).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+        let bearer = format!("Bearer {}", made.text("/status/token"));
+        let headers = [("authorization", bearer.as_str())];
+        assert_eq!(api.send_anonymous("GET", PODS, &[("authorization", "Bearer a.b.c")]).await.code, 401);
+        assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 200);
+        let listed = api.send_anonymous("GET", PODS, &headers).await;
+        let message = r#"pods is forbidden: User "system:serviceaccount:default:default" cannot list resource "pods" in API group "" in the namespace "default""#;
+        assert_eq!((listed.code, listed.text("/message")), (403, message));
+        let binding = r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"system:aggregate-to-view"},"subjects":[{"kind":"ServiceAccount","name":"default","namespace":"default"}]}"#;
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+        let bound = api.post(bindings, binding).await;
+        assert_eq!(bound.code, 201, "{}", bound.body);
+        let mut tries = 0;
+        while api.send_anonymous("GET", PODS, &headers).await.code != 200 {
+            tries += 1;
+            assert!(tries < 500, "the binding has no effect");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(api.send_anonymous("GET", "/api/v1/nodes", &headers).await.code, 403);
+        let review = serde_json::json!({"spec": {"token": made.text("/status/token")}}).to_string();
+        let review = api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+        assert_eq!(review.text("/status/user/username"), "system:serviceaccount:default:default");
+        let groups = serde_json::json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:default",
+            "system:authenticated"
+        ]);
+        assert_eq!(review.body["status"]["user"]["groups"], groups);
+        api.delete(&format!("{PODS}/p"), r#"{"gracePeriodSeconds":0}"#).await;
+        assert_eq!(api.send_anonymous("GET", "/version", &headers).await.code, 401);
+        let keys = api.get("/openid/v1/jwks").await;
+        assert_eq!(keys.text("/keys/0/alg"), "ES256");
     });
 }

@@ -135,3 +135,43 @@ fn what_is_missing_is_made_at_the_start() {
         running.shutdown().await;
     });
 }
+
+#[test]
+fn services_get_addresses_and_ports() {
+    let services = "/api/v1/namespaces/default/services";
+    with_server(|api| async move {
+        let made = api
+            .post(services, r#"{"metadata":{"name":"s"},"spec":{"type":"NodePort","ports":[{"port":80}]}}"#)
+            .await;
+        let address = made.text("/spec/clusterIP").to_string();
+        assert!(address.starts_with("10."), "{}", made.body);
+        assert_eq!(made.text("/spec/clusterIPs/0"), address);
+        let port = made.body["spec"]["ports"][0]["nodePort"].as_u64().unwrap_or(0);
+        assert!((30_000..=32_767).contains(&port));
+        let taken = format!(
+            r#"{{"metadata":{{"name":"t"}},"spec":{{"clusterIP":"{address}","ports":[{{"port":80}}]}}}}"#
+        );
+        let refused = api.post(services, &taken).await;
+        assert!(refused.text("/message").ends_with("provided IP is already allocated"), "{}", refused.body);
+        let kept = api
+            .put(
+                &format!("{services}/s"),
+                r#"{"metadata":{"name":"s"},"spec":{"type":"NodePort","ports":[{"port":80}]}}"#,
+            )
+            .await;
+        assert_eq!(
+            (kept.text("/spec/clusterIP"), kept.body["spec"]["ports"][0]["nodePort"].as_u64()),
+            (address.as_str(), Some(port)),
+            "{}",
+            kept.body
+        );
+        assert_eq!(api.delete(&format!("{services}/s"), "").await.code, 200);
+        assert_eq!(api.post(services, &taken).await.code, 201, "a freed address can be had again");
+        let none = api
+            .post(services, r#"{"metadata":{"name":"h"},"spec":{"clusterIP":"None","ports":[{"port":80}]}}"#)
+            .await;
+        assert_eq!(none.text("/spec/clusterIPs/0"), "None");
+        let own = api.get(&format!("{services}/kubernetes")).await;
+        assert_eq!(own.text("/spec/clusterIP"), "10.96.0.1");
+    });
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base::certificate::Request;
 use client::{Client, Error};
-use controllers::certificates::{self, Request, Verdict};
+use controllers::certificates::{self, Verdict};
 use controllers::{Plan, Wake, pod};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};

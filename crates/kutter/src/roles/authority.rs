@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use controllers::certificates::Request;
+use base::certificate::Request;
 use k8s_openapi::jiff::Timestamp;
 use serve::pki;
 
@@ -22,9 +22,7 @@ fn text(error: &pki::PkiError) -> String {
 
 impl drive::Authority for Signer {
     fn read(&self, request: &[u8]) -> Result<Request, String> {
-        let pki::Requested { name, organizations, dns, ips, names, emails, uris } =
-            pki::read_request(request).map_err(|e| text(&e))?;
-        Ok(Request { name, organizations, dns, ips, names, emails, uris })
+        pki::read_request(request).map_err(|e| text(&e))
     }
 
     fn sign(&self, request: &[u8], usages: &[String], life: Duration) -> Result<String, String> {

@@ -2,31 +2,13 @@
 
 use std::net::IpAddr;
 
+use base::certificate::Request;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AttributeTypeAndValue;
 
 use super::PkiError;
-
-/// What a PKCS#10 request asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Requested {
-    /// The subject's common name, or empty.
-    pub name: String,
-    /// The subject's organizations.
-    pub organizations: Vec<String>,
-    /// How many DNS names.
-    pub dns: usize,
-    /// How many addresses.
-    pub ips: usize,
-    /// The DNS names and addresses themselves.
-    pub names: Vec<String>,
-    /// How many mail addresses.
-    pub emails: usize,
-    /// How many URIs.
-    pub uris: usize,
-}
 
 pub(super) const UNKNOWN_NAME: &str = "a kind of subjectAltName that is not known";
 
@@ -62,14 +44,14 @@ pub(super) fn address(octets: &[u8]) -> Option<IpAddr> {
 }
 
 /// Reads a PKCS#10 request (PEM) and checks that its maker holds the key.
-pub fn read_request(pem: &[u8]) -> Result<Requested, PkiError> {
+pub fn read_request(pem: &[u8]) -> Result<Request, PkiError> {
     let der = request_der(pem)?;
     let request = checked_request(&der)?;
     let subject = &request.certification_request_info.subject;
     let text = |value: &AttributeTypeAndValue<'_>| {
         value.as_str().map(str::to_owned).map_err(|cause| PkiError::Parse(cause.to_string()))
     };
-    let mut asked = Requested { ..Requested::default() };
+    let mut asked = Request::default();
     for organization in subject.iter_organization() {
         asked.organizations.push(text(organization)?);
     }

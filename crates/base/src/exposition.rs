@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 
-use super::histogram::Histogram;
-
 /// A document under way.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Text(String);
 
 impl Text {
@@ -16,26 +14,39 @@ impl Text {
 
     /// One number.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.0.push_str(name);
-        self.labels(labels, None);
+        self.series(name, labels, None);
         let _ = writeln!(self.0, " {value}");
     }
 
-    /// The buckets, sum and count of a histogram.
-    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
-        let (counts, sum) = histogram.read();
+    /// One number as it was at a time, in milliseconds since 1970; 0 if that is not known.
+    pub fn sample_at(&mut self, name: &str, labels: &[(&str, &str)], value: f64, millis: i64) {
+        match millis {
+            0 => self.sample(name, labels, value),
+            _ => {
+                self.series(name, labels, None);
+                let _ = writeln!(self.0, " {value} {millis}");
+            }
+        }
+    }
+
+    /// A histogram: how many were in each bucket by itself (one more than there are bounds), and the sum of all.
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
         let mut total = 0;
-        let bounds = histogram.bounds().iter().map(|bound| number(*bound)).chain(["+Inf".to_owned()]);
+        let bounds = bounds.iter().map(|bound| number(*bound)).chain(["+Inf".to_owned()]);
         for (bound, count) in bounds.zip(counts) {
             total += count;
-            let _ = write!(self.0, "{name}_bucket");
-            self.labels(labels, Some(&bound));
+            self.series(&format!("{name}_bucket"), labels, Some(&bound));
             let _ = writeln!(self.0, " {total}");
         }
         for (part, value) in [("sum", sum), ("count", total as f64)] {
-            let _ = write!(self.0, "{name}_{part}");
-            self.labels(labels, None);
-            let _ = writeln!(self.0, " {value}");
+            self.sample(&format!("{name}_{part}"), labels, value);
         }
     }
 
@@ -44,7 +55,8 @@ impl Text {
         self.0
     }
 
-    fn labels(&mut self, labels: &[(&str, &str)], bound: Option<&str>) {
+    fn series(&mut self, name: &str, labels: &[(&str, &str)], bound: Option<&str>) {
+        self.0.push_str(name);
         let all = labels.iter().copied().chain(bound.map(|bound| ("le", bound)));
         let mut separator = '{';
         for (name, value) in all {
@@ -82,14 +94,13 @@ mod tests {
 
     #[test]
     fn documents_are_as_scrapers_read_them() {
-        static BOUNDS: [f64; 2] = [0.5, 1e6];
-        let histogram = Histogram::new(&BOUNDS);
-        [0.25, 1.0, 2e6].iter().for_each(|value| histogram.observe(*value));
         let mut out = Text::default();
         out.family("a", "gauge", "What.");
-        out.sample("a", &[("x", "q\"\\\n")], 1.5);
-        out.histogram("h", &[], &histogram);
-        let want = "# HELP a What.\n# TYPE a gauge\na{x=\"q\\\"\\\\\\n\"} 1.5\n\
+        out.sample("a", &[("x", "q\"\\\n"), ("y", "")], 1.5);
+        out.sample_at("a", &[], 2.0, 1700);
+        out.sample_at("a", &[], 3.0, 0);
+        out.histogram("h", &[], &[0.5, 1e6], &[1, 1, 1], 2_000_001.25);
+        let want = "# HELP a What.\n# TYPE a gauge\na{x=\"q\\\"\\\\\\n\",y=\"\"} 1.5\na 2 1700\na 3\n\
             h_bucket{le=\"0.5\"} 1\nh_bucket{le=\"1e+06\"} 2\nh_bucket{le=\"+Inf\"} 3\nh_sum 2000001.25\nh_count 3\n";
         assert_eq!(out.done(), want);
     }
