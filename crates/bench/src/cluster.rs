@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::BenchError;
 use crate::phases::{Bench, JSON, MERGE, NAMESPACE, Request, histogram, in_namespace};
-use crate::{BenchError, Endpoint, Worker};
+use crate::pods::Pods;
 
 /// Zones that nodes are in, one after the other.
 const ZONES: usize = 3;
@@ -22,8 +20,6 @@ const ZONES: usize = 3;
 const GROUP: usize = 500;
 /// What is made outside of the namespace carries this label.
 const MARK: &str = "kutter-bench";
-/// How long nothing may happen before a phase is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the pods of a schedule phase ask for.
 #[derive(Debug, Clone, Copy)]
@@ -41,20 +37,16 @@ pub async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         ("schedule anti-affinity", Shape::AntiAffinity),
     ];
     for (name, shape) in phases {
-        if is_asked_for(bench, name) {
+        if bench.asked_for(name) {
             let outcome = schedule(bench, name, shape).await;
             clear(bench).await?;
             outcome?;
         }
     }
-    if is_asked_for(bench, "deploy") {
+    if bench.asked_for("deploy") {
         deploy(bench).await?;
     }
     Ok(())
-}
-
-fn is_asked_for(bench: &Bench<'_>, name: &str) -> bool {
-    !bench.args.only.is_empty() && !bench.skips(name)
 }
 
 /// From the first pod's creation until the last one is bound. Times are of each pod, from its creation on.
@@ -77,7 +69,7 @@ async fn schedule(bench: &mut Bench<'_>, name: &'static str, shape: Shape) -> Re
         let mut times = histogram();
         let mut bytes = 0;
         for done in 0..count {
-            let (name, size) = bound.next("ADDED", ("bound", done, count)).await?;
+            let (name, size) = bound.next(|e| e.r#type == "ADDED", ("bound", done, count)).await?;
             let number: Option<usize> = name.strip_prefix("pod-").and_then(|n| n.parse().ok());
             let created =
                 number.and_then(|n| sent.get(n)).map(|t| t.load(std::sync::atomic::Ordering::Relaxed));
@@ -109,7 +101,7 @@ async fn deploy(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         let mut times = histogram();
         let mut bytes = 0;
         for done in 0..count {
-            bytes += pods.next(event, (what, done, count)).await?.1;
+            bytes += pods.next(|e| e.r#type == event, (what, done, count)).await?.1;
             times.saturating_record(base.elapsed().as_micros() as u64);
         }
         bench.note(name, base.elapsed(), bytes, &times);
@@ -127,96 +119,6 @@ async fn clear(bench: &Bench<'_>) -> Result<(), BenchError> {
     first.call(Method::DELETE, &nodes, JSON, Bytes::new()).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     Ok(())
-}
-
-/// A watch of the run's pods.
-struct Pods {
-    endpoint: Arc<Endpoint>,
-    selector: &'static str,
-    /// Where the watch goes on if the server ends it, as it does with watchers that it finds slow.
-    revision: String,
-    body: Incoming,
-    rest: Vec<u8>,
-    seen: usize,
-    _worker: Worker,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    r#type: String,
-    object: Object,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    #[serde(default)]
-    metadata: Meta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Meta {
-    name: String,
-    resource_version: String,
-}
-
-async fn open(
-    endpoint: &Arc<Endpoint>,
-    selector: &str,
-    from: &str,
-) -> Result<(Worker, Incoming), BenchError> {
-    let mut worker = endpoint.connect().await?;
-    let from = if from.is_empty() { String::new() } else { format!("&resourceVersion={from}") };
-    let path = in_namespace("pods", &format!("?watch=true{selector}{from}"));
-    let (status, body) = worker.open(Method::GET, &path, JSON, Bytes::new()).await?;
-    if !status.is_success() {
-        let what = format!("GET {path}");
-        return Err(BenchError::Refused { what, status: status.as_u16(), body: String::new() });
-    }
-    Ok((worker, body))
-}
-
-impl Pods {
-    async fn watch(bench: &Bench<'_>, selector: &'static str) -> Result<Pods, BenchError> {
-        let endpoint = Arc::clone(&bench.endpoint);
-        let (worker, body) = open(&endpoint, selector, "").await?;
-        let revision = String::new();
-        Ok(Pods { endpoint, selector, revision, body, rest: Vec::new(), seen: 0, _worker: worker })
-    }
-
-    /// The name in the next event of a type, and the event's size. Others are passed over.
-    async fn next(
-        &mut self,
-        wanted: &str,
-        (what, done, all): (&'static str, usize, usize),
-    ) -> Result<(String, usize), BenchError> {
-        loop {
-            while let Some(length) = self.rest[self.seen..].iter().position(|b| *b == b'\n') {
-                let line = &self.rest[self.seen..self.seen + length];
-                let event: Option<Event> = serde_json::from_slice(line).ok();
-                self.seen += length + 1;
-                let Some(event) = event else { continue };
-                let Meta { name, resource_version } = event.object.metadata;
-                if !resource_version.is_empty() {
-                    self.revision = resource_version;
-                }
-                if event.r#type == wanted {
-                    return Ok((name, length));
-                }
-            }
-            self.rest.drain(..self.seen);
-            self.seen = 0;
-            let late = || BenchError::Late { what, done, wanted: all, seconds: PATIENCE.as_secs() };
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.map_err(|_| late())?;
-            match frame {
-                Some(Ok(frame)) => self.rest.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
-                _ => {
-                    self.rest.clear();
-                    (self._worker, self.body) = open(&self.endpoint, self.selector, &self.revision).await?;
-                }
-            }
-        }
-    }
 }
 
 fn create_node(n: usize) -> Request {

@@ -2,12 +2,15 @@
 //!
 //! Every worker has one HTTP/1.1 connection over TLS and sends one request after the other, so that the load is the
 //! same for every server. Objects live in the namespace `kutter-bench`, which is made first and removed last. The
-//! phases `schedule` and `deploy` need the server's scheduler and controllers to run; nodes are objects alone.
+//! phases `schedule` and `deploy` need the server's scheduler and controllers to run, with nodes that are objects alone;
+//! the phases `start` need nodes that run pods.
 
 mod cluster;
 mod connection;
 mod phases;
+mod pods;
 mod report;
+mod start;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +39,7 @@ pub struct Args {
     /// Leave out phases whose names contain one of these
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     pub skip: Vec<String>,
-    /// Run only phases whose names contain one of these; `schedule` and `deploy` run only if named here
+    /// Run only phases whose names contain one of these; `schedule`, `deploy` and `start` run only if named here
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Nodes in the schedule phases
@@ -48,6 +51,12 @@ pub struct Args {
     /// Replicas in the deploy phases
     #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub replicas: usize,
+    /// Pods that start at once in that phase
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    pub at_once: usize,
+    /// What the pods of the start phases run; nodes have it or can pull it
+    #[arg(long, default_value = "registry.k8s.io/pause:3.10.2", value_name = "IMAGE")]
+    pub image: String,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -60,7 +60,10 @@ pub async fn all(args: &Args, endpoint: Arc<Endpoint>) -> Result<Report, BenchEr
     bench.requests("apply update", many, wide, apply_again).await?;
     bench.watch("watch, 200 updates/s", Some(200)).await?;
     bench.watch("watch, flat out", None).await?;
-    let outcome = crate::cluster::all(&mut bench).await;
+    let outcome = match crate::cluster::all(&mut bench).await {
+        Ok(()) => crate::start::all(&mut bench).await,
+        failed => failed,
+    };
     // The first connection may have been idle for longer than the server suffers.
     let mut last = bench.endpoint.connect().await?;
     let path = format!("/api/v1/namespaces/{NAMESPACE}");
@@ -84,6 +87,11 @@ impl Bench<'_> {
     pub fn skips(&self, name: &str) -> bool {
         let named = |words: &[String]| words.iter().any(|word| name.contains(word.as_str()));
         named(&self.args.skip) || !self.args.only.is_empty() && !named(&self.args.only)
+    }
+
+    /// Whether a phase that is left out unless it is named is named.
+    pub fn asked_for(&self, name: &str) -> bool {
+        !self.args.only.is_empty() && !self.skips(name)
     }
 
     /// `count` requests shared by `width` connections.

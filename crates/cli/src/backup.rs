@@ -99,7 +99,10 @@ pub async fn restore(globals: &Globals, args: Restore) -> Result<(), CliError> {
 async fn store_of(globals: &Globals, cluster: &str) -> Result<PathBuf, CliError> {
     let manager = Manager::of(globals);
     if manager.is_up().await
-        && manager.find(cluster).await?.is_some_and(|c| c.processes.iter().any(|p| p.pid.is_some()))
+        && manager
+            .find(cluster)
+            .await?
+            .is_some_and(|c| c.processes.iter().any(|p| p.role != "manager" && p.pid.is_some()))
     {
         return Err(CliError::told(format!(
             "cluster {cluster} runs; stop it with `kutter down`, or name another place with --to"

@@ -24,22 +24,32 @@ pub async fn run(globals: &Globals, args: Status) -> Result<(), CliError> {
             Some(name) => vec![manager.cluster(name).await?],
             None => manager.clusters().await?,
         };
-        return print(globals, &clusters);
+        return print(globals, clusters);
     }
     let name = args.name.as_deref().unwrap_or("default");
     let mut views = manager.watch(name).await?;
     while let Some(view) = views.next().await? {
-        print(globals, std::slice::from_ref(&view))?;
+        print(globals, vec![view])?;
     }
     Ok(())
 }
 
-fn print(globals: &Globals, clusters: &[ClusterView]) -> Result<(), CliError> {
+fn print(globals: &Globals, mut clusters: Vec<ClusterView>) -> Result<(), CliError> {
+    for process in clusters.iter_mut().flat_map(|c| &mut c.processes) {
+        process.memory_bytes = process.pid.and_then(resident_bytes);
+    }
     if globals.output == Output::Json {
         return output::json(&clusters);
     }
-    print!("{}", render(clusters, Paint::stdout()));
+    print!("{}", render(&clusters, Paint::stdout()));
     Ok(())
+}
+
+/// Resident memory of a process of this machine, shared pages included (`VmRSS` of proc_pid_status(5)).
+fn resident_bytes(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// The screen: per cluster a line, its processes, and why it is not running if it is not.
@@ -72,11 +82,12 @@ fn render(clusters: &[ClusterView], paint: Paint) -> String {
                     p.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
                     p.state.clone(),
                     p.restarts.to_string(),
+                    p.memory_bytes.map_or_else(|| "-".into(), |b| format!("{} MiB", b >> 20)),
                 ]
             })
             .collect();
         if !rows.is_empty() {
-            text.push_str(&table(&["  ROLE", "NODE", "PID", "STATE", "RESTARTS"], &rows));
+            text.push_str(&table(&["  ROLE", "NODE", "PID", "STATE", "RESTARTS", "MEMORY"], &rows));
         }
         for why in &cluster.why {
             text.push_str(&format!("  {why}\n"));

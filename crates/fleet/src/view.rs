@@ -11,7 +11,7 @@ use crate::spec::{Cluster, Desired, NodePool, Phase};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessView {
-    /// `control-plane`, `supervisor` or `node`.
+    /// `manager`, `control-plane`, `supervisor` or `node`.
     pub role: String,
     /// The node it belongs to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -28,6 +28,9 @@ pub struct ProcessView {
     pub failures: u32,
     /// Its log.
     pub log: PathBuf,
+    /// Bytes of its resident memory, filled in by who shows the view: it changes without anything happening.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_bytes: Option<u64>,
 }
 
 /// A cluster as users see it.

@@ -274,15 +274,18 @@ impl Manager {
                     _ => 0,
                 },
                 log: self.layout.log(target),
+                memory_bytes: None,
             })
             .collect();
         processes.sort_by(|a, b| (&a.node, &a.role).cmp(&(&b.node, &b.role)));
         let pools: Vec<NodePool> = pools.iter().filter(|p| p.cluster == cluster.name).cloned().collect();
         let control_planes = usize::from(cluster.remote.is_none());
         let wanted = control_planes + 2 * pools.iter().map(|p| p.node_names().len()).sum::<usize>();
+        let phase = phase(cluster, wanted, &processes);
+        processes.insert(0, self.own_process());
         ClusterView {
             name: cluster.name.clone(),
-            phase: phase(cluster, wanted, &processes),
+            phase,
             version: cluster.version.clone(),
             api: match &cluster.remote {
                 Some(remote) => remote.server.clone(),
@@ -300,6 +303,20 @@ impl Manager {
             why: state.why.get(&cluster.name).cloned().unwrap_or_default(),
             pools,
             processes,
+        }
+    }
+
+    /// The manager itself, which is a process of each of its clusters.
+    fn own_process(&self) -> ProcessView {
+        ProcessView {
+            role: "manager".to_owned(),
+            node: None,
+            pid: i32::try_from(std::process::id()).ok(),
+            state: "ready".to_owned(),
+            restarts: 0,
+            failures: 0,
+            log: self.layout.manager_log(),
+            memory_bytes: None,
         }
     }
 
