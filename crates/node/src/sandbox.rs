@@ -93,7 +93,9 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
     for warning in warnings {
         k.events.pod(pod, None, true, "DNSConfigForming", warning);
     }
-    let full = spec.set_hostname_as_fqdn == Some(true);
+    // What the kernel of the pod calls it.
+    let full = fqdn.as_ref().filter(|_| spec.set_hostname_as_fqdn == Some(true));
+    let name = full.unwrap_or(&hostname).clone();
     let config = SandboxConfig {
         metadata: SandboxMetadata {
             name: text(&m.name),
@@ -101,11 +103,7 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
             namespace: text(&m.namespace),
             attempt,
         },
-        hostname: match (on_host, full) {
-            (true, _) => String::new(),
-            (false, true) => fqdn.clone().unwrap_or(hostname.clone()),
-            (false, false) => hostname.clone(),
-        },
+        hostname: if on_host { String::new() } else { name.clone() },
         log_directory: logs,
         dns: DnsConfig {
             servers: resolver.servers.clone(),
@@ -138,17 +136,9 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
     } else {
         dns::hosts(&ips, &hostname, fqdn.as_deref(), &aliases)
     };
-    let own_name = if on_host {
-        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
-    } else {
-        format!(
-            "{}\n",
-            if spec.set_hostname_as_fqdn == Some(true) {
-                fqdn.as_deref().unwrap_or(&hostname)
-            } else {
-                &hostname
-            }
-        )
+    let own_name = match on_host {
+        true => std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+        false => format!("{name}\n"),
     };
     let kept = format!("{} {}\n", made.id, ips.join(" "));
     let files = [

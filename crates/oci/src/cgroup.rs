@@ -165,15 +165,13 @@ impl Cgroups {
 
     /// Kills every process of the group and below.
     pub fn kill(&self, path: &str) {
-        if let Some(root) = &self.v2
-            && std::fs::write(join(root, path).join("cgroup.kill"), "1").is_ok()
-        {
-            return;
-        }
-        for pid in self.pids(path) {
-            // A process that is gone already is what we want.
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        let at_once =
+            self.v2.as_ref().map(|root| std::fs::write(join(root, path).join("cgroup.kill"), "1").is_ok());
+        // Beside version 1, another runtime may have put nothing into version 2.
+        match (self.v1.first(), &self.v2) {
+            (Some((_, root)), _) => kill_tree(&join(root, path)),
+            (None, Some(root)) if at_once == Some(false) => kill_tree(&join(root, path)),
+            _ => {}
         }
     }
 
@@ -348,6 +346,20 @@ fn delegate(dir: &Path) {
     for controller in has.split_whitespace().filter(|c| !given.split_whitespace().any(|g| g == *c)) {
         // A controller that cannot be handed down shows up as a limit that cannot be set.
         let _ = std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+/// Kills what is in a group and in those below it.
+fn kill_tree(dir: &Path) {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in text.lines().filter_map(|l| l.parse().ok()) {
+        // A process that is gone already is what we want.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            kill_tree(&entry.path());
+        }
     }
 }
 

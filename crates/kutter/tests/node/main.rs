@@ -1,5 +1,7 @@
 //! A node against our own API server and controllers: real processes, real containers, no pod network.
 
+#[path = "../../../oci/tests/runtime/busybox.rs"]
+mod busybox;
 #[path = "../../../oci/tests/runtime/containerd.rs"]
 mod containerd;
 mod kills;
@@ -31,8 +33,12 @@ async fn both(sort: Sort) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_embedded() {
-    // Not on containerd 1.6: a start that is cut off there can leave a task that its CRI refuses to remove.
     kills::at_any_moment(&mut Rig::new(Sort::Embedded, &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_cri() {
+    kills::at_any_moment(&mut Rig::new(Sort::Cri, &[]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

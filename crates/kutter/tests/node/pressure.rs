@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
-use crate::rig::{IMAGE, Rig, Sort, phase, ready, script, until};
+use crate::busybox::IMAGE;
+use crate::rig::{Rig, Sort, phase, ready, script, until};
 
 const SLEEP: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
 

@@ -4,8 +4,9 @@ use client::WriteOptions;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use serde_json::json;
 
+use crate::busybox::busybox;
 use crate::registry::Registry;
-use crate::rig::{Rig, busybox, ready, status, waits};
+use crate::rig::{Rig, ready, status, waits};
 
 /// Images from a registry: without and with credentials, and what is said meanwhile.
 pub async fn all(rig: &Rig) {

@@ -9,23 +9,13 @@ use std::time::Duration;
 use client::{Client, Config, DeleteOptions, ListOptions};
 use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
 use oci::cgroup::Cgroups;
-use oci::images::{Binary, ProcessConfig};
 use oci::runtime::Runtime;
 use serde_json::{Value, json};
 
+use crate::busybox::{IMAGE, busybox_image};
 use crate::containerd;
 
 const KUTTER: &str = env!("CARGO_BIN_EXE_kutter");
-pub const IMAGE: &str = "localhost/busybox:1";
-
-/// The static busybox of Debian, which `.ci/run` fetches.
-pub fn busybox() -> PathBuf {
-    let named = std::env::var_os("KUTTER_BUSYBOX").map(PathBuf::from);
-    let known = ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/kutter/busybox"].map(PathBuf::from);
-    let cached = std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/kutter-ci/busybox/bin/busybox"));
-    let mut all = named.into_iter().chain(cached).chain(known);
-    all.find(|p| p.exists()).expect("no busybox: run .ci/run once or set KUTTER_BUSYBOX to a static busybox")
-}
 
 pub struct Rig {
     pub dir: PathBuf,
@@ -62,19 +52,6 @@ async fn until_or<T, F: Future<Output = Option<T>>>(mut found: impl FnMut() -> F
 pub enum Sort {
     Embedded,
     Cri,
-}
-
-pub fn busybox_image(name: &str) -> Binary {
-    let applets = "sh cat echo sleep true test rm ls id kill grep touch stat mkdir env dd head tail nc";
-    let links = applets.split(' ').map(|a| (format!("/bin/{a}").into(), "/bin/busybox".into())).collect();
-    Binary {
-        name: name.into(),
-        source: busybox(),
-        target: "/bin/busybox".into(),
-        links,
-        files: vec![("/etc/passwd".into(), "root:x:0:0:root:/:/bin/sh\n".into())],
-        config: ProcessConfig { cmd: vec!["sh".into()], ..ProcessConfig::default() },
-    }
 }
 
 impl Rig {
@@ -236,9 +213,7 @@ impl Drop for Rig {
         }
         let cgroups = Cgroups::detect().unwrap_or_default();
         for _ in 0..100 {
-            let roots: Vec<PathBuf> =
-                cgroups.v1.iter().map(|(_, p)| p.clone()).chain(cgroups.v2.clone()).collect();
-            roots.iter().for_each(|root| kill_below(&cgroups, root, &self.cgroup));
+            cgroups.kill(&self.cgroup);
             if cgroups.remove(&self.cgroup) {
                 break;
             }
@@ -246,16 +221,6 @@ impl Drop for Rig {
         }
         let _ = volumes::mounts::undo(&self.dir);
         let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn kill_below(cgroups: &Cgroups, root: &Path, path: &str) {
-    cgroups.kill(path);
-    let dir = root.join(path.trim_start_matches('/'));
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            kill_below(cgroups, root, &format!("{path}/{}", entry.file_name().to_string_lossy()));
-        }
     }
 }
 

@@ -69,11 +69,26 @@ impl Peer {
         A: Message + 'static,
         B: Message + Default + 'static,
     {
+        self.request_within(service, method, Request::new(request), limit).await
+    }
+
+    /// Calls a method with headers.
+    pub async fn request_within<A, B>(
+        &self,
+        service: &str,
+        method: &str,
+        request: Request<A>,
+        limit: Option<Duration>,
+    ) -> Result<B, Status>
+    where
+        A: Message + 'static,
+        B: Message + Default + 'static,
+    {
         let path = path(service, method)?;
         let mut grpc = self.grpc();
         let work = async {
             self.ready(&mut grpc).await?;
-            grpc.unary(Request::new(request), path, ProstCodec::<A, B>::default()).await
+            grpc.unary(request, path, ProstCodec::<A, B>::default()).await
         };
         let answer = match limit {
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {

@@ -112,9 +112,7 @@ impl Cri {
     /// The runtime's stream of events, if it has one.
     async fn told(&self) -> Option<Told> {
         let filters = vec!["namespace==k8s.io,topic~=\"^/tasks/\"".to_owned()];
-        let mut request = tonic::Request::new(Subscribe { filters });
-        let namespace = tonic::metadata::MetadataValue::from_static("k8s.io");
-        request.metadata_mut().insert("containerd-namespace", namespace);
+        let request = super::stuck::of_cri(Subscribe { filters });
         let peer = &self.inner.peer;
         if let Ok(own) = peer.stream("/containerd.services.events.v1.Events/", "Subscribe", request).await {
             return Some(own);

@@ -15,6 +15,7 @@ pub mod shim;
 mod signals;
 mod spdy;
 mod streams;
+mod stuck;
 mod tell;
 mod wire;
 mod wire_containers;
@@ -59,6 +60,14 @@ fn socket(endpoint: &str) -> Result<PathBuf, Error> {
         return Err(Error::Invalid(format!("runtime endpoint {endpoint:?} is not unix:///PATH")));
     }
     Ok(path.to_owned())
+}
+
+/// What is gone already is what was wanted.
+fn or_gone(result: Result<wire::Nothing, Error>) -> Result<(), Error> {
+    match result {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
 }
 
 impl Cri {

@@ -1,7 +1,7 @@
 //! The trait of runtimes over CRI.
 
 use super::call::{IMAGES, RUNTIME, failed, image_failed};
-use super::{Cri, ask, streams, tell, wire};
+use super::{Cri, ask, or_gone, streams, tell, wire};
 use crate::config::{ContainerConfig, Filter, NamespaceMode, PullRequest, Resources, SandboxConfig};
 use crate::proto::now;
 use crate::runtime::{Answer, Duplex, Error, ExecResult, Runtime, Stream, StreamOptions};
@@ -15,14 +15,6 @@ use tonic::Code;
 const PULL_MAX: Duration = Duration::from_secs(3600);
 /// What a runtime may need besides the time that a command or a stop was given.
 const SLACK: Duration = Duration::from_secs(60);
-
-/// What is gone already is what was wanted.
-fn or_gone(result: Result<wire::Nothing, Error>) -> Result<(), Error> {
-    match result {
-        Err(e) if !e.is_not_found() => Err(e),
-        _ => Ok(()),
-    }
-}
 
 impl Cri {
     async fn make_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
@@ -71,20 +63,17 @@ impl Cri {
         Ok(Sandbox { id: status.id, netns: status.netns, ips: status.ips })
     }
 
-    async fn halt_sandbox(&self, id: &str) -> Result<(), Error> {
+    pub(super) async fn halt_sandbox(&self, id: &str) -> Result<(), Error> {
         self.inner.events.look();
         or_gone(self.ask("StopPodSandbox", wire::Id { id: id.into() }, "sandbox", id).await)
     }
 
     async fn drop_sandbox(&self, id: &str) -> Result<(), Error> {
-        let known = self.listed(id).await;
-        self.halt_sandbox(id).await?;
-        or_gone(self.ask("RemovePodSandbox", wire::Id { id: id.into() }, "sandbox", id).await)?;
-        if let Ok((status, _)) = known
-            && !status.cgroup_parent.is_empty()
-        {
+        let cgroup = self.listed(id).await.map(|(s, _)| s.cgroup_parent).unwrap_or_default();
+        self.remove_with_all(id, &cgroup).await?;
+        if !cgroup.is_empty() {
             // What another sandbox of the same pod still has in it stays.
-            self.inner.cgroups.remove(&status.cgroup_parent);
+            self.inner.cgroups.remove(&cgroup);
         }
         self.inner.events.look();
         Ok(())
@@ -220,19 +209,8 @@ impl Cri {
         let filter = Filter { sandbox: Some(id.into()), ..Filter::default() };
         let containers = self.listed_stats(filter).await?;
         let cgroups = self.inner.cgroups.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let parent = &status.cgroup_parent;
-            SandboxStats {
-                cpu: cgroups.cpu(parent),
-                memory: cgroups.memory(parent),
-                pids: containers.iter().map(|c| c.pids).sum(),
-                pressure: cgroups.pressures(parent),
-                interfaces: status.netns.as_deref().map(crate::embedded::interfaces).unwrap_or_default(),
-                containers,
-                id: status.id,
-                metadata: status.metadata,
-            }
-        });
+        let work =
+            tokio::task::spawn_blocking(move || crate::embedded::of_sandbox(&cgroups, status, containers));
         work.await.map_err(|e| Error::Failed(format!("read statistics: {e}")))
     }
 
@@ -322,9 +300,9 @@ impl Runtime for Cri {
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             self.halt(id, 0).await?;
-            let done = self.ask("RemoveContainer", wire::Id { id: id.into() }, "container", id).await;
+            let done = self.remove_stopped(id).await;
             self.inner.events.look();
-            or_gone(done)
+            done
         })
     }
 

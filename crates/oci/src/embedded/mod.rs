@@ -15,7 +15,7 @@ use crate::images::{Images, Record};
 use crate::proto::{Layout, Reply, Request, Spec, now, write_atomic};
 use crate::runtime::{Answer, Duplex, Error, ExecResult, Runtime, Stream, StreamOptions};
 use crate::state::*;
-pub(crate) use stats::interfaces;
+pub(crate) use stats::of_sandbox;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -411,7 +411,7 @@ impl Runtime for Embedded {
             let status = self.one_sandbox(id).await?;
             let filter = Filter { sandbox: Some(id.into()), ..Filter::default() };
             let containers = self.list_container_stats(filter).await?;
-            self.off(move |this| Ok(this.sandbox_stats_of(status, containers))).await
+            self.off(move |this| Ok(of_sandbox(&this.inner.cgroups, status, containers))).await
         })
     }
 

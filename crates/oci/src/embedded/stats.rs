@@ -1,6 +1,7 @@
 //! Statistics, read from cgroups and directories without asking the supervisor.
 
 use super::Embedded;
+use crate::cgroup::Cgroups;
 use crate::proto::now;
 use crate::runtime::Error;
 use crate::state::*;
@@ -26,25 +27,6 @@ impl Embedded {
         })
     }
 
-    pub(super) fn sandbox_stats_of(
-        &self,
-        status: SandboxStatus,
-        containers: Vec<ContainerStats>,
-    ) -> SandboxStats {
-        let cgroups = &self.inner.cgroups;
-        let parent = &status.cgroup_parent;
-        SandboxStats {
-            cpu: cgroups.cpu(parent),
-            memory: cgroups.memory(parent),
-            pids: containers.iter().map(|c| c.pids).sum(),
-            pressure: cgroups.pressures(parent),
-            interfaces: status.netns.as_deref().map(interfaces).unwrap_or_default(),
-            containers,
-            id: status.id,
-            metadata: status.metadata,
-        }
-    }
-
     pub(super) fn fs_info(&self) -> ImageFsInfo {
         let layout = &self.inner.layout;
         let (content, layers) = (usage(&layout.content()), usage(&layout.layers()));
@@ -64,6 +46,21 @@ impl Embedded {
             container_path: layout.containers(),
             containers,
         }
+    }
+}
+
+/// Use of a sandbox: what its cgroup and its network namespace tell, and its containers.
+pub fn of_sandbox(cgroups: &Cgroups, status: SandboxStatus, containers: Vec<ContainerStats>) -> SandboxStats {
+    let parent = &status.cgroup_parent;
+    SandboxStats {
+        cpu: cgroups.cpu(parent),
+        memory: cgroups.memory(parent),
+        pids: containers.iter().map(|c| c.pids).sum(),
+        pressure: cgroups.pressures(parent),
+        interfaces: status.netns.as_deref().map(interfaces).unwrap_or_default(),
+        containers,
+        id: status.id,
+        metadata: status.metadata,
     }
 }
 
@@ -92,7 +89,7 @@ pub fn usage(dir: &Path) -> FsStats {
 }
 
 /// Counters of the interfaces in a network namespace.
-pub fn interfaces(netns: &Path) -> Vec<InterfaceStats> {
+fn interfaces(netns: &Path) -> Vec<InterfaceStats> {
     let text =
         super::streams::inside(netns.to_owned(), || std::fs::read_to_string("/proc/thread-self/net/dev"));
     parse_interfaces(&text.unwrap_or_default())

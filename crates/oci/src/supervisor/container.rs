@@ -1,41 +1,35 @@
-//! Containers: create, start, stop, remove, what they write, how they end, and taking them up again.
-//!
-//! Long because the states of one container and the ways between them are read together.
+//! The life of containers: create, start, stop, remove, and how they end.
 
 use super::attach::Reader;
-use super::child::{self, Failure, Stdio};
+use super::child::{self, Failure};
 use super::log::{Log, Output};
 use super::sandbox::labels_match;
-use super::{Child, Source, Supervisor, Token, failed};
+use super::{Child, Supervisor, Token, failed};
 use crate::config::{Filter, NamespaceMode, Resources, SandboxConfig};
-use crate::proto::{Reply, Spec, now, write_atomic};
+use crate::proto::{Reply, Spec, now};
 use crate::runtime::Error;
 use crate::state::{ContainerState, ContainerStatus, EventKind, SandboxState};
 use crate::sys::{self, Forked};
 use nix::fcntl::OFlag;
-use nix::sys::epoll::EpollFlags;
-use nix::sys::stat::Mode;
-use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One container.
 pub(crate) struct Container {
     pub(super) status: ContainerStatus,
     pub(super) cgroup: String,
-    stop_signal: i32,
+    pub(super) stop_signal: i32,
     pub(super) pidfd: Option<OwnedFd>,
-    adopted: Option<Token>,
-    starter: Option<Token>,
+    pub(super) adopted: Option<Token>,
+    pub(super) starter: Option<Token>,
     /// When it is killed for not having stopped.
     pub(super) kill_at: Option<Instant>,
     /// Who waits for its end.
     pub(super) waiters: Vec<Token>,
-    removers: Vec<Token>,
-    outputs: [Option<(OwnedFd, Token)>; 2],
-    console: Option<(OwnedFd, Token)>,
+    pub(super) removers: Vec<Token>,
+    pub(super) outputs: [Option<(OwnedFd, Token)>; 2],
+    pub(super) console: Option<(OwnedFd, Token)>,
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdin_once: bool,
     pub(super) tty: bool,
@@ -50,17 +44,6 @@ impl Container {
     pub(super) fn alive(&self) -> bool {
         self.pidfd.is_some()
     }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    status: ContainerStatus,
-    cgroup: String,
-    stop_signal: i32,
-    start_time: u64,
-    stdin_open: bool,
-    stdin_once: bool,
-    tty: bool,
 }
 
 impl Supervisor {
@@ -103,22 +86,6 @@ impl Supervisor {
         self.save(&id);
         self.publish(EventKind::Created, &id, 0);
         Ok(Some(Reply::Done))
-    }
-
-    pub(super) fn save(&self, id: &str) {
-        let Some(c) = self.containers.get(id) else { return };
-        let saved = Saved {
-            status: c.status.clone(),
-            cgroup: c.cgroup.clone(),
-            stop_signal: c.stop_signal,
-            start_time: if c.status.pid == 0 { 0 } else { start_time(c.status.pid.cast_signed()) },
-            stdin_open: c.stdin.is_some(),
-            stdin_once: c.stdin_once,
-            tty: c.tty,
-        };
-        // What cannot be saved (a full disk) is still right in memory.
-        let file = self.layout.container(id).join("state.json");
-        let _ = write_atomic(&file, &serde_json::to_vec(&saved).unwrap_or_default());
     }
 
     /// Clones a child, in the PID namespace of `pids` when given, that runs `steps`.
@@ -203,52 +170,6 @@ impl Supervisor {
         self.await_status(pid, pipe, Child::Main(id.to_owned()))
     }
 
-    /// Named pipes for the streams, or a socket that the terminal will come over.
-    fn make_streams(&mut self, id: &str, spec: &Spec) -> Result<Stdio, Error> {
-        let mut stdio = Stdio { streams: [None, None, None], console: None, size: None };
-        if spec.tty {
-            use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-            let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
-            let (ours, theirs) =
-                socketpair(AddressFamily::Unix, kind, None, flags).map_err(failed("make socket"))?;
-            let token = self.watch(&ours, Source::Console(id.to_owned()), EpollFlags::EPOLLIN)?;
-            self.find(id)?.console = Some((ours, token));
-            stdio.console = Some(theirs);
-        } else {
-            let owner = nix::unistd::Uid::from_raw(spec.user.uid);
-            let dir = self.layout.container(id);
-            for name in ["stdin", "stdout", "stderr"] {
-                let path = dir.join(name);
-                nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))
-                    .map_err(failed("make named pipe"))?;
-                nix::unistd::chown(&path, Some(owner), None).map_err(failed("own named pipe"))?;
-            }
-            self.open_outputs(id, spec.stdin)?;
-            // Both ends in the container: it outlives the supervisor without a broken pipe.
-            stdio.streams = [
-                if spec.stdin { Some(open_fifo(&dir.join("stdin"), OFlag::O_RDONLY)?) } else { None },
-                Some(open_fifo(&dir.join("stdout"), OFlag::O_RDWR)?),
-                Some(open_fifo(&dir.join("stderr"), OFlag::O_RDWR)?),
-            ];
-        }
-        let path = self.find(id)?.status.log_path.clone();
-        self.find(id)?.log = Log::open(path);
-        Ok(stdio)
-    }
-
-    fn open_outputs(&mut self, id: &str, stdin: bool) -> Result<(), Error> {
-        let dir = self.layout.container(id);
-        for (name, output) in [("stdout", Output::Stdout), ("stderr", Output::Stderr)] {
-            let fd = open_fifo(&dir.join(name), OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
-            let token = self.watch(&fd, Source::Output(id.to_owned(), output), EpollFlags::EPOLLIN)?;
-            self.find(id)?.outputs[output as usize] = Some((fd, token));
-        }
-        if stdin {
-            self.find(id)?.stdin = Some(open_fifo(&dir.join("stdin"), OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
-        }
-        Ok(())
-    }
-
     /// The child has executed, or says why not.
     pub(super) fn started(&mut self, id: &str, result: Result<(), Error>) {
         let Some(c) = self.containers.get_mut(id) else { return };
@@ -279,54 +200,6 @@ impl Supervisor {
         c.status.exit_code = 128;
         c.status.finished_at = now();
         self.save(id);
-    }
-
-    /// Something was written.
-    pub(super) fn on_output(&mut self, id: &str, output: Output) {
-        let mut buffer = [0; 32 << 10];
-        // Bounded, so that one chatty container does not starve the others.
-        for _ in 0..8 {
-            let Some(c) = self.containers.get_mut(id) else { return };
-            let Some((fd, token)) = &c.outputs[output as usize] else { return };
-            match nix::unistd::read(fd, &mut buffer) {
-                Ok(n) if n > 0 => {
-                    c.log.write(output, &buffer[..n]);
-                    self.copy_to_readers(id, output, &buffer[..n]);
-                }
-                Err(nix::errno::Errno::EAGAIN) => return,
-                Err(nix::errno::Errno::EINTR) => {}
-                // A terminal says EIO once nothing has it open any more.
-                Ok(_) | Err(_) => {
-                    let token = *token;
-                    if let Some((fd, _)) = c.outputs[output as usize].take() {
-                        self.unwatch(token, &fd);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The terminal of a container came.
-    pub(super) fn on_console(&mut self, id: &str) {
-        let Some((socket, token)) = self.containers.get_mut(id).and_then(|c| c.console.take()) else {
-            return;
-        };
-        let (mut byte, mut fds) = ([0; 1], vec![]);
-        // Nothing comes when the child failed before.
-        let _ = sys::receive_with_fds(socket.as_fd(), &mut byte, &mut fds);
-        self.unwatch(token, &socket);
-        let Some(master) = fds.pop() else { return };
-        let nonblocking = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_RDWR);
-        // A plain terminal takes this flag.
-        let _ = nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_GETFL)
-            .map(|_| nix::fcntl::fcntl(&master, nonblocking));
-        let source = Source::Output(id.to_owned(), Output::Stdout);
-        let Ok(token) = self.watch(&master, source, EpollFlags::EPOLLIN) else { return };
-        if let Some(c) = self.containers.get_mut(id) {
-            c.stdin = master.try_clone().ok();
-            c.outputs[0] = Some((master, token));
-        }
     }
 
     /// Its first process ended.
@@ -459,70 +332,10 @@ impl Supervisor {
         c.log.reopen().map_err(|e| Error::Failed(format!("open {}: {e}", c.status.log_path.display())))?;
         Ok(Some(Reply::Done))
     }
-
-    /// Takes up what a former supervisor left.
-    pub(super) fn adopt(&mut self) {
-        self.adopt_sandboxes();
-        let Ok(entries) = std::fs::read_dir(self.layout.containers()) else { return };
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_string_lossy().into_owned();
-            let bytes = std::fs::read(entry.path().join("state.json")).unwrap_or_default();
-            let Ok(saved) = serde_json::from_slice::<Saved>(&bytes) else { continue };
-            self.adopt_one(&id, saved);
-        }
-    }
-
-    fn adopt_one(&mut self, id: &str, saved: Saved) {
-        let pid = saved.status.pid.cast_signed();
-        let ran = matches!(saved.status.state, ContainerState::Running);
-        let pidfd = (ran && start_time(pid) == saved.start_time).then(|| sys::pidfd_open(pid).ok()).flatten();
-        let mut c = Container {
-            cgroup: saved.cgroup,
-            stop_signal: saved.stop_signal,
-            stdin_once: saved.stdin_once,
-            tty: saved.tty,
-            ..fresh(saved.status)
-        };
-        let Some(pidfd) = pidfd else {
-            self.containers.insert(id.to_owned(), c);
-            if ran {
-                self.lost(id);
-            }
-            return;
-        };
-        c.log = Log::open(c.status.log_path.clone());
-        self.containers.insert(id.to_owned(), c);
-        if !saved.tty {
-            // Without its pipes it goes on, unheard.
-            let _ = self.open_outputs(id, saved.stdin_open);
-        }
-        let token = self.watch(&pidfd, Source::Adopted(id.to_owned()), EpollFlags::EPOLLIN).ok();
-        if let Some(c) = self.containers.get_mut(id) {
-            c.adopted = token;
-            c.pidfd = Some(pidfd);
-        }
-    }
-
-    fn lost(&mut self, id: &str) {
-        if let Some(c) = self.containers.get_mut(id) {
-            c.status.reason = "Unknown".into();
-            c.status.message = "ended while no supervisor ran; its exit code is lost".into();
-        }
-        self.exited(id, 255);
-    }
-
-    /// A process that is no child of ours ended.
-    pub(super) fn on_adopted_exit(&mut self, id: &str) {
-        let status = self.containers.get(id).and_then(|c| c.pidfd.as_ref());
-        match status.and_then(|p| sys::pidfd_exit_status(p.as_fd())) {
-            Some(raw) if libc::WIFSIGNALED(raw) => self.exited(id, 128 + libc::WTERMSIG(raw)),
-            Some(raw) => self.exited(id, libc::WEXITSTATUS(raw)),
-            None => self.lost(id),
-        }
-    }
 }
 
-fn fresh(status: ContainerStatus) -> Container {
+/// A container of which no more is known than its status.
+pub(super) fn fresh(status: ContainerStatus) -> Container {
     Container {
         status,
         cgroup: String::new(),
@@ -542,16 +355,4 @@ fn fresh(status: ContainerStatus) -> Container {
         readers: vec![],
         attached: vec![],
     }
-}
-
-fn open_fifo(path: &Path, flags: OFlag) -> Result<OwnedFd, Error> {
-    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|e| Error::Failed(format!("open {}: {e}", path.display())))
-}
-
-/// When a process was started, in ticks since boot: tells it from a later one of the same number.
-pub(super) fn start_time(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    after.split_whitespace().nth(19).and_then(|t| t.parse().ok()).unwrap_or(0)
 }

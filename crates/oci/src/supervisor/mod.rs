@@ -7,11 +7,13 @@
 //! processes that ended while no supervisor ran, the exit code is lost and the reason is `Unknown`. A
 //! container with a terminal loses it with the supervisor.
 
+mod adopt;
 mod attach;
 mod child;
 mod container;
 mod exec;
 mod log;
+mod output;
 mod rootfs;
 mod sandbox;
 mod wire;

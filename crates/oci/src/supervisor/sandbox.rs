@@ -100,7 +100,7 @@ impl Supervisor {
 
     fn save_sandbox(&self, id: &str) {
         let Some(sandbox) = self.sandboxes.get(id) else { return };
-        let pause = sandbox.pause.as_ref().map(|(pid, _)| (*pid, super::container::start_time(*pid)));
+        let pause = sandbox.pause.as_ref().map(|(pid, _)| (*pid, super::adopt::start_time(*pid)));
         let saved = Saved { status: sandbox.status.clone(), pause };
         let file = self.layout.sandbox(id).join("state.json");
         // What cannot be saved (a full disk) is still right in memory.
@@ -191,7 +191,7 @@ impl Supervisor {
             }
             let pause = saved
                 .pause
-                .filter(|(pid, start)| super::container::start_time(*pid) == *start)
+                .filter(|(pid, start)| super::adopt::start_time(*pid) == *start)
                 .and_then(|(pid, _)| Some((pid, sys::pidfd_open(pid).ok()?)));
             let sandbox = Sandbox { status: saved.status, pause, maker: None, stoppers: vec![] };
             self.sandboxes.insert(id, sandbox);

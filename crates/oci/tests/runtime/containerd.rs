@@ -1,6 +1,6 @@
 //! A containerd of its own: private mounts, everything else below the test's directory and cgroup.
 
-use crate::rig::{IMAGE, busybox};
+use crate::busybox::{IMAGE, busybox, busybox_image};
 use oci::Cri;
 use oci::cgroup::Cgroups;
 use sha2::Digest;
@@ -104,7 +104,7 @@ pub async fn connect(dir: &Path) -> Cri {
     for _ in 0..1000 {
         match Cri::connect(&endpoint).await {
             Ok(cri) => {
-                import(dir, &socket);
+                import(dir);
                 assert_eq!(cri.ensure_network().await.expect("network"), oci::cri::shim::Plugs::Kutter);
                 return cri;
             }
@@ -116,19 +116,21 @@ pub async fn connect(dir: &Path) -> Cri {
     panic!("containerd does not answer: {last:?}\n{log}");
 }
 
-fn import(dir: &Path, socket: &Path) {
+/// Runs a command of containerd's own client in CRI's namespace; answers with what it writes.
+pub fn ctr(dir: &Path, args: &[&str]) -> String {
     let ctr = program("KUTTER_CONTAINERD", "containerd").with_file_name("ctr");
+    let mut command = Command::new(ctr);
+    command.arg("-a").arg(dir.join("containerd.sock")).args(["-n", "k8s.io"]).args(args);
+    let done = command.output().expect("ctr");
+    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+fn import(dir: &Path) {
     for (name, cmd) in [(IMAGE, ["sh"].as_slice()), (PAUSE, &["/bin/sleep", "1000000"])] {
         let archive = dir.join("image.tar");
         std::fs::write(&archive, image(name, cmd)).expect("archive");
-        let done = Command::new(&ctr)
-            .arg("-a")
-            .arg(socket)
-            .args(["-n", "k8s.io", "images", "import"])
-            .arg(&archive)
-            .output()
-            .expect("ctr");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        ctr(dir, &["images", "import", &archive.to_string_lossy()]);
     }
 }
 
@@ -164,7 +166,7 @@ fn file(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32) {
 }
 
 fn layer() -> Vec<u8> {
-    let made = crate::rig::busybox_image(IMAGE);
+    let made = busybox_image(IMAGE);
     let mut tar = tar::Builder::new(vec![]);
     for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
         let mut header = tar::Header::new_gnu();

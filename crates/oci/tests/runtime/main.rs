@@ -1,6 +1,8 @@
 //! Real containers on every implementation of the runtime: the same tests on both.
 
+mod busybox;
 mod containerd;
+mod cri;
 mod rig;
 mod suite;
 
@@ -16,6 +18,7 @@ async fn embedded() {
 async fn cri() {
     let rig = Rig::cri().await;
     suite::all(&rig).await;
+    cri::task_unknown_to_cri(&rig).await;
     let other = containerd::again(&rig.home.dir).await;
     assert_eq!(other.version().await.expect("version"), rig.runtime.version().await.expect("version"));
 }

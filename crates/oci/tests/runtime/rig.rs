@@ -1,15 +1,13 @@
 //! A runtime of its own for each test, with a busybox image, and cleaning up whatever happens.
 
+use crate::busybox::{IMAGE, busybox_image};
 use crate::containerd;
 use oci::config::*;
-use oci::images::{Binary, ProcessConfig};
 use oci::runtime::Runtime;
 use oci::{Embedded, cgroup::Cgroups};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
-
-pub const IMAGE: &str = "localhost/busybox:1";
 
 /// What has to be cleaned up.
 pub struct Home {
@@ -22,31 +20,6 @@ pub struct Home {
 pub struct Rig {
     pub home: Home,
     pub runtime: Arc<dyn Runtime>,
-}
-
-/// The static busybox of Debian, which `.ci/run` fetches.
-pub fn busybox() -> PathBuf {
-    let named = std::env::var_os("KUTTER_BUSYBOX").map(PathBuf::from);
-    let known = ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/kutter/busybox"].map(PathBuf::from);
-    let cached = std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/kutter-ci/busybox/bin/busybox"));
-    let mut all = named.into_iter().chain(cached).chain(known);
-    all.find(|p| p.exists()).expect("no busybox: run .ci/run once or set KUTTER_BUSYBOX to a static busybox")
-}
-
-pub fn busybox_image(name: &str) -> Binary {
-    let applets = "sh ls cat echo id true false sleep touch mkdir rm stat mount hostname env pwd ps head tail \
-        wc dd grep tr nc kill trap date seq ip mknod readlink test sort yes chmod umount unshare stty expr cut";
-    let links = applets.split_whitespace().map(|a| (format!("/bin/{a}").into(), "/bin/busybox".into()));
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv:/bin/sh\n";
-    let group = "root:x:0:\nweb:x:102:\ntape:x:26:web\n";
-    Binary {
-        name: name.into(),
-        source: busybox(),
-        target: "/bin/busybox".into(),
-        links: links.collect(),
-        files: vec![("/etc/passwd".into(), passwd.into()), ("/etc/group".into(), group.into())],
-        config: ProcessConfig { cmd: vec!["sh".into()], ..ProcessConfig::default() },
-    }
 }
 
 pub fn spawn_supervisor(dir: &Path) -> Child {
@@ -158,9 +131,6 @@ impl Drop for Home {
         }
         for _ in 0..100 {
             cgroups.kill(&self.parent);
-            for root in cgroups.v1.iter().map(|(_, p)| p).chain(&cgroups.v2).take(1) {
-                kill_below(&cgroups, root, &self.parent);
-            }
             if cgroups.remove(&self.parent) {
                 break;
             }
@@ -175,16 +145,5 @@ impl Drop for Home {
             let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
         }
         let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-fn kill_below(cgroups: &Cgroups, root: &Path, path: &str) {
-    let dir = root.join(path.trim_start_matches('/'));
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            let below = format!("{path}/{}", entry.file_name().to_string_lossy());
-            cgroups.kill(&below);
-            kill_below(cgroups, root, &below);
-        }
     }
 }
