@@ -16,6 +16,17 @@ test "$("$KUTTER" nodes list -o json | grep -c '"ready"')" = 2
 say 'up again says what runs'
 "$KUTTER" up | grep -q 'already runs'
 
+say 'a node shares mounts with its pods, and answers as a proxy does'
+node=$(pid_of node)
+grep -q " / / .* shared:" "/proc/$node/mountinfo"
+nsenter -t "$node" -n python3 - <<'SCRIPT'
+import json, urllib.request
+ask = lambda url: urllib.request.urlopen(url, timeout=10).read().decode()
+health = json.loads(ask("http://127.0.0.1:10256/healthz"))
+assert health["healthy"] and health["nodeEligible"] and health["lastUpdated"], health
+assert ask("http://127.0.0.1:10249/proxyMode") == "nftables"
+SCRIPT
+
 say 'a killed control plane comes back'
 before=$(pid_of control-plane)
 kill -9 "$before"

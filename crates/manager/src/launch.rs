@@ -116,10 +116,12 @@ fn start(place: &Place, program: &CString, argv: &[CString]) -> LaunchError {
     }
 }
 
-/// Mounts made in the node stay there, those of the machine still arrive; /proc shows the node's processes.
+/// Mounts made in the node stay there, those of the machine still arrive, and within the node they reach whoever asks
+/// for them (mount propagation of pods); /proc shows the node's processes.
 fn prepare_mounts() -> Result<(), LaunchError> {
     const NONE: Option<&str> = None;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE).map_err(failed("part the mounts"))?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE).map_err(failed("share the mounts"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, NONE).map_err(failed("mount /proc"))
 }

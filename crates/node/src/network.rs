@@ -5,6 +5,7 @@ pub mod fabric;
 mod follow;
 mod guard;
 mod health;
+mod proxyz;
 
 pub use follow::{TUNNEL, TUNNEL_GATEWAY};
 

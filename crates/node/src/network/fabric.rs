@@ -27,7 +27,7 @@ use netplan::table::Table;
 use netplan::{Cidr, Family};
 use tokio::sync::{Mutex, watch};
 
-use super::{PodNetwork, edge, follow, guard, health};
+use super::{PodNetwork, edge, follow, guard, health, proxyz};
 
 /// How the node's network is set up.
 #[derive(Debug, Clone)]
@@ -132,6 +132,7 @@ pub struct Fabric {
     pub(super) client: Client,
     pub(super) ingress: std::sync::Mutex<Option<net::ingress::Ingress>>,
     pub(super) checks: health::Checks,
+    pub(super) state: proxyz::State,
     dns: SocketAddr,
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -177,6 +178,7 @@ impl Fabric {
             client,
             ingress: std::sync::Mutex::default(),
             checks: health::Checks::default(),
+            state: proxyz::State::default(),
             dns,
             tasks: std::sync::Mutex::default(),
             options,
@@ -186,6 +188,7 @@ impl Fabric {
             tokio::spawn(follow::services(Arc::downgrade(&fabric))),
             tokio::spawn(follow::nodes(Arc::downgrade(&fabric))),
             tokio::spawn(guard::policies(Arc::downgrade(&fabric))),
+            tokio::spawn(proxyz::serve(Arc::downgrade(&fabric))),
             tokio::spawn(async move {
                 let _server = server;
                 std::future::pending::<()>().await;
@@ -234,12 +237,18 @@ impl Fabric {
         // A refused change is followed by the whole table, and a refused table by another attempt with the next
         // change: the kernel keeps what it had.
         let result = self.worker.run(move |k| k.nft.apply(&batch)).await;
-        let Ok(Err(error)) = result else { return };
+        let Ok(Err(error)) = result else {
+            return self.state.written(jiff::Timestamp::now());
+        };
         tracing::warn!(error = %base_chain(&error), "a rule change was refused, replacing the table");
         let full = rules.table.full();
-        if let Ok(Err(error)) = self.worker.run(move |k| k.nft.apply(&full)).await {
-            tracing::error!(error = %base_chain(&error), "the rule table was refused");
-            rules.installed = false;
+        match self.worker.run(move |k| k.nft.apply(&full)).await {
+            Ok(Err(error)) => {
+                tracing::error!(error = %base_chain(&error), "the rule table was refused");
+                rules.installed = false;
+                self.state.refused();
+            }
+            _ => self.state.written(jiff::Timestamp::now()),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Health check ports of Services with `externalTrafficPolicy: Local`: a load balancer outside asks each node whether
-//! it has backends of its own.
+//! it has backends of its own. The small HTTP server of these ports also stands behind the proxy's own (`proxyz`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -72,12 +72,18 @@ async fn open(key: &ObjectKey, check: &HealthCheck, node_ips: &[IpAddr]) -> std:
     let mut port = Port { number: check.port, endpoints: endpoints.clone(), tasks: vec![] };
     for ip in node_ips {
         let listener = TcpListener::bind((*ip, check.port)).await?;
-        port.tasks.push(tokio::spawn(serve(listener, key.clone(), endpoints.clone())));
+        let (key, endpoints) = (key.clone(), endpoints.clone());
+        let reply = move |_: &str| answer(&key, endpoints.load(Ordering::Relaxed));
+        port.tasks.push(tokio::spawn(serve(listener, reply)));
     }
     Ok(port)
 }
 
-async fn serve(listener: TcpListener, key: ObjectKey, endpoints: Arc<AtomicUsize>) {
+/// Answers every request on `listener` with what `reply` makes of its path, until dropped.
+pub(super) async fn serve(
+    listener: TcpListener,
+    reply: impl Fn(&str) -> Response<Full<Bytes>> + Clone + Send + 'static,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut open = tokio::task::JoinSet::new();
     loop {
@@ -87,10 +93,10 @@ async fn serve(listener: TcpListener, key: ObjectKey, endpoints: Arc<AtomicUsize
             continue;
         };
         while open.try_join_next().is_some() {}
-        let (key, endpoints) = (key.clone(), endpoints.clone());
+        let reply = reply.clone();
         open.spawn(async move {
-            let service = service_fn(move |_: Request<Incoming>| {
-                let response = answer(&key, endpoints.load(Ordering::Relaxed));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let response = reply(request.uri().path());
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
