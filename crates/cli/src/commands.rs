@@ -115,6 +115,9 @@ pub struct Up {
     /// This machine itself as the one node, in its own network, instead of local nodes
     #[arg(long, conflicts_with = "nodes")]
     pub host_node: bool,
+    /// A container runtime of this machine for the pods, with --host-node, as cri=unix:///PATH
+    #[arg(long, value_name = "cri=unix:///PATH")]
+    pub runtime: Option<String>,
     /// Listen for other machines on this address of this machine, so that they can join, or `off`
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub listen: Option<String>,
@@ -317,6 +320,9 @@ pub struct Join {
     /// This machine's address for the other machines; the one that leads to the server if absent
     #[arg(long, value_name = "ADDR")]
     pub ip: Option<std::net::IpAddr>,
+    /// A container runtime of this machine for the pods instead of Kutter's own, as cri=unix:///PATH
+    #[arg(long, value_name = "cri=unix:///PATH")]
+    pub runtime: Option<String>,
     /// What to call the cluster here; its own name if absent
     #[arg(long = "as", value_name = "NAME")]
     pub cluster: Option<String>,

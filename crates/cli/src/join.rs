@@ -245,7 +245,7 @@ fn membership(
         "remote": remote,
         "credentials": {"authority": authority, "certificate": pair.certificate, "key": pair.key},
         "pools": [{
-            "name": up::POOL, "count": 1, "host": {"node": name, "address": own},
+            "name": up::POOL, "count": 1, "host": {"node": name, "address": own, "runtime": args.runtime},
             "labels": cluster::parse_labels(&args.labels)?, "taints": args.taints,
         }],
     }))

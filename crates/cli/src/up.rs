@@ -20,6 +20,7 @@ pub const POOL: &str = "pool";
 pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     let quiet = globals.output == Output::Json;
     let timeout = Duration::from_secs(args.timeout);
+    check_runtime(&args)?;
     let mut progress = Progress::new(quiet);
     progress.step("manager");
     let manager = Manager::ensure(globals).await?;
@@ -67,12 +68,24 @@ pub async fn run(globals: &Globals, args: Up) -> Result<(), CliError> {
     Ok(())
 }
 
+/// A runtime of the machine is for nodes that are the machine.
+fn check_runtime(args: &Up) -> Result<(), CliError> {
+    match &args.runtime {
+        Some(runtime) if !args.host_node => Err(CliError::told(format!(
+            "local nodes cannot use {runtime}: they live in mount and network namespaces of their own, so that a \
+             runtime of this machine neither sees the volumes of their pods nor is reached by them; use --host-node, \
+             or leave out --runtime for Kutter's own runtime"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// What the manager is asked for.
 fn wanted(args: &Up, existing: Option<&ClusterView>) -> Result<serde_json::Value, CliError> {
     let host = match args.host_node {
         true => {
             let name = nix::unistd::gethostname().doing("read the hostname")?;
-            Some(json!({"node": name.to_string_lossy().to_lowercase()}))
+            Some(json!({"node": name.to_string_lossy().to_lowercase(), "runtime": args.runtime}))
         }
         false => None,
     };

@@ -134,7 +134,8 @@ pub fn plan(clusters: &[Cluster], pools: &[NodePool], processes: &[Process], now
             processes.iter().filter(|p| p.target.cluster == cluster.name).collect();
         let wanted = wanted(cluster, pools);
         for target in &wanted {
-            start_if_due(&mut plan, cluster, target, &of_cluster, now_ms);
+            let missing = missing_need(cluster, target, &wanted, &of_cluster);
+            start_if_due(&mut plan, target, missing, &of_cluster, now_ms);
         }
         stop_unwanted(&mut plan, &wanted, &of_cluster, now_ms);
         if cluster.desired == Desired::Deleted && of_cluster.is_empty() {
@@ -150,23 +151,29 @@ fn wanted(cluster: &Cluster, pools: &[NodePool]) -> Vec<Target> {
         return Vec::new();
     }
     let target = |role| Target { cluster: cluster.name.clone(), role };
-    let nodes: Vec<String> =
-        pools.iter().filter(|p| p.cluster == cluster.name).flat_map(NodePool::node_names).collect();
+    let pools = || pools.iter().filter(|p| p.cluster == cluster.name);
+    let supervised = pools().filter(|p| p.foreign_runtime().is_none()).flat_map(NodePool::node_names);
     let control_plane = cluster.remote.is_none().then(|| target(Role::ControlPlane));
     let mut wanted: Vec<Target> = control_plane.into_iter().collect();
-    wanted.extend(nodes.iter().map(|node| target(Role::Supervisor { node: node.clone() })));
-    wanted.extend(nodes.iter().map(|node| target(Role::Node { node: node.clone() })));
+    wanted.extend(supervised.map(|node| target(Role::Supervisor { node })));
+    wanted.extend(pools().flat_map(NodePool::node_names).map(|node| target(Role::Node { node })));
     wanted
 }
 
-fn start_if_due(plan: &mut Plan, cluster: &Cluster, target: &Target, processes: &[&Process], now_ms: u64) {
+fn start_if_due(
+    plan: &mut Plan,
+    target: &Target,
+    missing: Option<&str>,
+    processes: &[&Process],
+    now_ms: u64,
+) {
     let observed = processes.iter().find(|p| p.target == *target);
     let exit = match observed.map(|p| p.state) {
         None => None,
         Some(ProcessState::Exited(exit)) => Some(exit),
         Some(_) => return,
     };
-    if let Some(missing) = missing_need(cluster, target, processes) {
+    if let Some(missing) = missing {
         plan.why.push(format!("{} waits for {missing}", describe(target)));
         return;
     }
@@ -181,12 +188,18 @@ fn start_if_due(plan: &mut Plan, cluster: &Cluster, target: &Target, processes: 
 
 /// What must be ready before this process may start. A node that has run before starts without a control
 /// plane: it has all it needs on disk and fails static.
-fn missing_need(cluster: &Cluster, target: &Target, processes: &[&Process]) -> Option<&'static str> {
+fn missing_need(
+    cluster: &Cluster,
+    target: &Target,
+    wanted: &[Target],
+    processes: &[&Process],
+) -> Option<&'static str> {
     let Role::Node { node } = &target.role else { return None };
     let ready =
         |role: &Role| processes.iter().any(|p| p.target.role == *role && p.state == ProcessState::Ready);
     let has_run = processes.iter().any(|p| p.target == *target);
-    if !ready(&Role::Supervisor { node: node.clone() }) {
+    let supervisor = Role::Supervisor { node: node.clone() };
+    if wanted.iter().any(|w| w.role == supervisor) && !ready(&supervisor) {
         Some("its supervisor")
     } else if cluster.remote.is_none() && !has_run && !ready(&Role::ControlPlane) {
         Some("the control plane")

@@ -88,6 +88,9 @@ pub struct Host {
     /// The address under which the other machines of the cluster reach this one; none while there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// Another container runtime of this machine than Kutter's own, `cri=unix:///PATH`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
 }
 
 /// A taint or toleration in the short form `key=value:Effect`, as users write it.
@@ -150,6 +153,9 @@ pub enum SpecError {
     /// A cluster's nodes on this machine are of one sort.
     #[error("this machine is a node of the cluster itself: it cannot carry local nodes besides")]
     HostAndLocal,
+    /// No socket of a container runtime.
+    #[error("runtime {0:?} is not known: write cri=unix:///PATH")]
+    Runtime(String),
     /// The nodes would be too small to run anything.
     #[error("{0} MiB of memory are too few for a node: at least {1}")]
     Memory(u64, u64),
@@ -229,6 +235,11 @@ impl NodePool {
         if self.host.is_some() && self.count > 1 {
             return Err(SpecError::OneHost(self.count));
         }
+        if let Some(runtime) = self.foreign_runtime()
+            && !runtime.starts_with("cri=unix:///")
+        {
+            return Err(SpecError::Runtime(runtime.to_owned()));
+        }
         if self.count > POOL_COUNT_MAX {
             return Err(SpecError::Count(self.count, POOL_COUNT_MAX));
         }
@@ -248,6 +259,12 @@ impl NodePool {
     pub fn differs_inside(&self, before: &NodePool) -> bool {
         let inside = |p: &NodePool| (p.cpus, p.memory_mib, p.max_pods, p.labels.clone(), p.taints.clone());
         inside(self) != inside(before)
+    }
+
+    /// The runtime that its node has instead of Kutter's own. Such a node has no supervisor, and no namespaces of its
+    /// own, since the runtime has to see its mounts.
+    pub fn foreign_runtime(&self) -> Option<&str> {
+        self.host.as_ref()?.runtime.as_deref()
     }
 
     /// Which member of the pool this node is, stopped or not.

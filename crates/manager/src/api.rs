@@ -226,7 +226,7 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
         };
         let before = pool.clone();
         if change.host.is_some() && change.host != pool.host && manager.has_pool(name, &pool_name) {
-            let what = format!("node pool {pool_name:?} has local nodes already: delete it first");
+            let what = format!("node pool {pool_name:?} has other nodes already: delete it first");
             return Err(ManagerError::BadRequest(what));
         }
         change.apply(&mut pool);

@@ -194,8 +194,10 @@ impl Manager {
                 let Some(cluster) = clusters.iter().find(|c| c.name == target.cluster) else { return Ok(()) };
                 let gone =
                     self.wanted_nodes(cluster, pools).iter().all(|n| Some(n.as_str()) != target.role.node());
-                match &target.role {
-                    Role::Supervisor { node } => self.provision.clear_node(cluster, pools, node, gone).await,
+                let of_node = |t: &Target| t.role.node().is_some() && t.role.node() == target.role.node();
+                let others = state.processes.of_cluster(&cluster.name).any(|(t, _)| of_node(t));
+                match target.role.node() {
+                    Some(node) if !others => self.provision.clear_node(cluster, pools, node, gone).await,
                     _ => Ok(()),
                 }
             }
@@ -280,7 +282,8 @@ impl Manager {
         processes.sort_by(|a, b| (&a.node, &a.role).cmp(&(&b.node, &b.role)));
         let pools: Vec<NodePool> = pools.iter().filter(|p| p.cluster == cluster.name).cloned().collect();
         let control_planes = usize::from(cluster.remote.is_none());
-        let wanted = control_planes + 2 * pools.iter().map(|p| p.node_names().len()).sum::<usize>();
+        let each = |p: &NodePool| if p.foreign_runtime().is_some() { 1 } else { 2 };
+        let wanted = control_planes + pools.iter().map(|p| each(p) * p.node_names().len()).sum::<usize>();
         let phase = phase(cluster, wanted, &processes);
         processes.insert(0, self.own_process());
         ClusterView {

@@ -6,6 +6,7 @@
 
 mod api;
 mod engine;
+mod foreign;
 mod forward;
 pub mod launch;
 mod layout;

@@ -16,7 +16,7 @@ use serve::pki::{Authority, LEAF_LIFE, Pair, Subject, replace_file};
 use crate::engine::chain;
 use crate::launch::Place;
 use crate::process::Command;
-use crate::{Layout, ManagerError, network};
+use crate::{Layout, ManagerError, foreign, network};
 
 /// Port of a node's HTTPS server.
 const KUBELET_PORT: u16 = 10_250;
@@ -61,11 +61,19 @@ impl Provision {
                 (place, vec!["supervisor".to_owned(), format!("--dir={}", runtime.display())])
             }
             Role::Node { node } => {
-                let Some(pid) = supervisor else {
-                    return Err(ManagerError::NotFound { kind: "supervisor of node", name: node.clone() });
+                let place = match (pool_of(pools, cluster, node)?.foreign_runtime(), supervisor) {
+                    (Some(runtime), _) => {
+                        foreign::remember(&self.layout.node(&cluster.name, node), runtime)?;
+                        Place::Machine
+                    }
+                    (None, Some(pid)) => Place::Of(pid),
+                    (None, None) => {
+                        let name = node.clone();
+                        return Err(ManagerError::NotFound { kind: "supervisor of node", name });
+                    }
                 };
                 self.route_members(cluster, pools, None).await?;
-                (Place::Of(pid), self.node_arguments(cluster, pools, node, &plan)?)
+                (place, self.node_arguments(cluster, pools, node, &plan)?)
             }
         };
         Ok(Command {
@@ -164,6 +172,7 @@ impl Provision {
         }
         arguments.extend(pool.labels.iter().map(|(k, v)| format!("--label={k}={v}")));
         arguments.extend(pool.taints.iter().map(|t| format!("--taint={t}")));
+        arguments.extend(pool.foreign_runtime().map(|runtime| format!("--runtime={runtime}")));
         if pool.cpus > 0 {
             arguments.push(format!("--cpus={}", pool.cpus));
         }
@@ -288,6 +297,7 @@ impl Provision {
         node: &str,
         gone: bool,
     ) -> Result<(), ManagerError> {
+        foreign::clear(&self.layout.node(&cluster.name, node), &self.layout.cgroup(node)).await;
         let own = pools.iter().find(|p| p.cluster == cluster.name && p.ordinal_of(node).is_some());
         // The pool may be gone already: a local node has a namespace with its name.
         let local = net::localnode::netns_path(&cluster.name, node).exists();
@@ -415,7 +425,7 @@ fn keep_credentials(
     Ok(replace_file(&dir.join("kubeconfig"), config.to_string().as_bytes(), 0o600)?)
 }
 
-fn private_dir(path: &Path) -> Result<(), ManagerError> {
+pub(crate) fn private_dir(path: &Path) -> Result<(), ManagerError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -6,12 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 use oci::runtime::Filter;
 use serde_json::json;
 
-use crate::rig::{Rig, phase, ready, script, status, until};
+use crate::rig::{Rig, Sort, phase, ready, script, status, until};
 
 const SLEEP: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
 
 /// Kills at different moments of starts and stops, then compares with what was asked for.
-pub async fn at_any_moment(rig: &mut Rig) {
+pub async fn at_any_moment(sort: Sort) {
+    let rig = &mut Rig::new(sort, &[]).await;
     for round in 0..6u64 {
         let name = |what: &str| format!("{what}{round}");
         let mut keep = script("c", SLEEP);

@@ -7,6 +7,9 @@ mod containerd;
 mod kills;
 mod kubelet;
 mod life;
+mod machine;
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
 mod peer;
 mod pressure;
 mod pulls;
@@ -15,48 +18,38 @@ mod rig;
 
 use rig::{Rig, Sort};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn embedded() {
-    both(Sort::Embedded).await;
+/// Each on either runtime.
+macro_rules! on_both {
+    ($($name:ident: $sort:ident => $all:expr;)*) => {
+        $(mod $name {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn embedded() {
+                let $sort = Sort::Embedded;
+                $all.await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn cri() {
+                let $sort = Sort::Cri;
+                $all.await;
+            }
+        })*
+    };
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cri() {
-    both(Sort::Cri).await;
+on_both! {
+    pods: sort => all(sort);
+    killed: sort => kills::at_any_moment(sort);
+    images_from_a_registry: sort => pulls::all(sort);
+    short_of_memory: sort => pressure::memory(sort);
+    short_of_disk: sort => pressure::images(sort);
+    pods_from_files: sort => pressure::statics(sort);
 }
 
-async fn both(sort: Sort) {
+async fn all(sort: Sort) {
     let mut rig = Rig::new(sort, &["--pod-max-pids=64"]).await;
     kubelet::all(&rig).await;
     life::all(&mut rig).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_embedded() {
-    kills::at_any_moment(&mut Rig::new(Sort::Embedded, &[]).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_cri() {
-    kills::at_any_moment(&mut Rig::new(Sort::Cri, &[]).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn images_from_a_registry() {
-    pulls::all(&Rig::new(Sort::Embedded, &[]).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn short_of_memory() {
-    pressure::memory().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn short_of_disk() {
-    pressure::images().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_from_files() {
-    pressure::statics().await;
 }

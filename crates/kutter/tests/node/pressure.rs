@@ -1,9 +1,11 @@
 //! A node that is short of something, and pods that come from files.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use oci::runtime::PullRequest;
 use serde_json::json;
 
-use crate::busybox::IMAGE;
+use crate::busybox::busybox;
+use crate::registry::Registry;
 use crate::rig::{Rig, Sort, phase, ready, script, until};
 
 const SLEEP: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
@@ -19,9 +21,9 @@ fn holds(node: &Node, kind: &str, reason: &str) -> bool {
 }
 
 /// Memory below its threshold: condition, taint, eviction of who asked for least, refusal of who asks for nothing.
-pub async fn memory() {
+pub async fn memory(sort: Sort) {
     // More than any machine has.
-    let mut rig = Rig::new(Sort::Embedded, &["--eviction-hard", "memory.available<100Ti"]).await;
+    let mut rig = Rig::new(sort, &["--eviction-hard", "memory.available<100Ti"]).await;
     let short =
         node(&rig, "is short of memory", |n| holds(n, "MemoryPressure", "KubeletHasInsufficientMemory"))
             .await;
@@ -79,23 +81,26 @@ pub async fn memory() {
 }
 
 /// The disk of the images below its threshold: unused images go.
-pub async fn images() {
+pub async fn images(sort: Sort) {
     let flags = ["--eviction-hard", "imagefs.available<100%", "--image-minimum-gc-age", "3"];
-    let rig = Rig::new(Sort::Cri, &flags).await;
+    let rig = Rig::new(sort, &flags).await;
     let runtime = rig.runtime().await;
-    let images = runtime.list_images().await.expect("images");
-    assert!(images.iter().any(|i| i.tags.iter().any(|t| t == IMAGE)), "{images:?}");
+    // What was built in has no registry to come from again, and stays.
+    let registry = Registry::start(&busybox()).await;
+    let image = registry.name("app:1");
+    let request = PullRequest { reference: image.clone(), auth: None };
+    runtime.pull_image(request, None).await.expect("pulled");
     node(&rig, "is short of disk", |n| holds(n, "DiskPressure", "KubeletHasDiskPressure")).await;
     until("the removal of the image", || async {
         let left = runtime.list_images().await.ok()?;
-        left.iter().all(|i| i.tags.iter().all(|t| t != IMAGE)).then_some(())
+        left.iter().all(|i| i.tags.iter().all(|t| *t != image)).then_some(())
     })
     .await;
 }
 
 /// Pods from files: mirrored, changed with the file, gone with it, and never deleted by way of the API.
-pub async fn statics() {
-    let rig = Rig::new(Sort::Embedded, &["--static-pods", "DIR/manifests"]).await;
+pub async fn statics(sort: Sort) {
+    let rig = Rig::new(sort, &["--static-pods", "DIR/manifests"]).await;
     let file = rig.dir.join("manifests/web.yaml");
     let manifest = |text: &str| {
         json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web" }, "spec": {

@@ -6,10 +6,11 @@ use serde_json::json;
 
 use crate::busybox::busybox;
 use crate::registry::Registry;
-use crate::rig::{Rig, ready, status, waits};
+use crate::rig::{Rig, Sort, ready, status, waits};
 
 /// Images from a registry: without and with credentials, and what is said meanwhile.
-pub async fn all(rig: &Rig) {
+pub async fn all(sort: Sort) {
+    let rig = Rig::new(sort, &[]).await;
     let registry = Registry::start(&busybox()).await;
     let with = |image: &str| json!({ "terminationGracePeriodSeconds": 0, "containers": [{ "name": "c", "image": image }] });
     let (public, private) = (registry.name("app:1"), registry.name("private/app:1"));

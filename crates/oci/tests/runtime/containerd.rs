@@ -59,10 +59,19 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     )
 }
 
+/// Writes its configuration as `containerd.toml` and the images as `0.tar` and `1.tar`; answers with the program.
+pub fn prepare(dir: &Path) -> PathBuf {
+    std::fs::write(dir.join("containerd.toml"), config(dir)).expect("config");
+    let images = [(IMAGE, ["sh"].as_slice()), (PAUSE, &["/bin/sleep", "1000000"])];
+    for (number, (name, cmd)) in images.into_iter().enumerate() {
+        std::fs::write(dir.join(format!("{number}.tar")), image(name, cmd)).expect("archive");
+    }
+    program("KUTTER_CONTAINERD", "containerd")
+}
+
 /// Starts it in a cgroup of its own, which its shims inherit.
 pub fn spawn(dir: &Path, parent: &str) -> Child {
-    let containerd = program("KUTTER_CONTAINERD", "containerd");
-    std::fs::write(dir.join("containerd.toml"), config(dir)).expect("config");
+    let containerd = prepare(dir);
     let log = std::fs::File::create(dir.join("containerd.log")).expect("log");
     let own = format!("{parent}/containerd");
     let cgroups = Cgroups::detect().expect("cgroups");
@@ -127,10 +136,8 @@ pub fn ctr(dir: &Path, args: &[&str]) -> String {
 }
 
 fn import(dir: &Path) {
-    for (name, cmd) in [(IMAGE, ["sh"].as_slice()), (PAUSE, &["/bin/sleep", "1000000"])] {
-        let archive = dir.join("image.tar");
-        std::fs::write(&archive, image(name, cmd)).expect("archive");
-        ctr(dir, &["images", "import", &archive.to_string_lossy()]);
+    for archive in ["0.tar", "1.tar"] {
+        ctr(dir, &["images", "import", &dir.join(archive).to_string_lossy()]);
     }
 }
 
