@@ -55,6 +55,9 @@ fn kind(crd: &Value, names: &Value, version: &Value, stored: Option<&str>, metad
     def.categories = texts(names, "/categories");
     def.scope = if text(crd, "/spec/scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced };
     def.stored = (Text::Owned(group.clone()), Text::Owned(stored.unwrap_or(&name).to_string()));
+    def.conversion = (text(crd, "/spec/conversion/strategy") == "Webhook")
+        .then(|| crd.pointer("/spec/conversion/webhook").cloned().map(Arc::new))
+        .flatten();
     def.generation = Generation::Content;
     def.columns = columns(version);
     def.selectable = list(version, "/selectableFields").map(selectable).collect();

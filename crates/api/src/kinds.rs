@@ -138,6 +138,8 @@ pub struct KindDef {
     pub put_strict: bool,
     /// Whether this is a custom resource.
     pub custom: bool,
+    /// `spec.conversion.webhook` of a custom resource whose versions a webhook converts.
+    pub conversion: Option<Arc<serde_json::Value>>,
     /// Scale paths of a custom resource with the subresource.
     pub scale: Option<ScalePaths>,
     /// The full type name of a built-in kind, such as `core_v1.Pod`.
@@ -168,6 +170,7 @@ impl KindDef {
             put_creates: false,
             put_strict: true,
             custom: true,
+            conversion: None,
             scale: None,
             type_name: Text::Borrowed(""),
             schema: OnceLock::from(schema),
@@ -294,6 +297,7 @@ fn read_kind(head: &(Text, Text, &'static str), line: &'static str) -> KindDef {
         put_creates: false,
         put_strict: false,
         custom: false,
+        conversion: None,
         scale: None,
         type_name: Text::Owned(format!("{}.{kind}", head.2)),
         schema: OnceLock::new(),

@@ -6,13 +6,12 @@
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper::upgrade::OnUpgrade;
-use rand::seq::IndexedRandom;
 use serde_json::Value;
 use serve::Body;
 use serve::outbound::{self, ClientTls};
-use store::Range;
 
 use crate::admission::{self, AdmissionContext, Operation};
+use crate::endpoints::endpoint;
 use crate::handlers::current;
 use crate::object::{at, name};
 use crate::rewrite;
@@ -391,31 +390,6 @@ fn service_proxy(call: &mut Call) -> Result<Backend, Status> {
     let (host, port) =
         endpoint(&call.server, &call.info.namespace, service_name, port_name).ok_or_else(none)?;
     Ok(Backend { host, port, tls: any_tls(secure)?, path: rest(call) })
-}
-
-/// One of the ready endpoints of a service's port, by chance.
-pub fn endpoint(
-    server: &crate::server::ApiServer,
-    namespace: &str,
-    service: &str,
-    port_name: &str,
-) -> Option<(String, u16)> {
-    let range = Range { namespace: Some(namespace.into()), after: None };
-    let mut found: Vec<(String, u16)> = Vec::new();
-    for stored in server.store.snapshot("discovery.k8s.io/endpointslices").iter(&range) {
-        let owner = stored.index.labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
-        if owner.is_none_or(|(_, value)| &**value != service) {
-            continue;
-        }
-        let Ok(slice) = serde_json::from_slice::<Value>(&stored.json) else { continue };
-        let list = |field: &str| slice[field].as_array().cloned().unwrap_or_default();
-        let port = list("ports").into_iter().find(|p| p["name"].as_str().unwrap_or("") == port_name);
-        let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_u64()?).ok()) else { continue };
-        for endpoint in list("endpoints").iter().filter(|e| e["conditions"]["ready"] != false) {
-            found.extend(endpoint["addresses"][0].as_str().map(|address| (address.to_string(), port)));
-        }
-    }
-    found.choose(&mut rand::rng()).cloned()
 }
 
 fn node_proxy(call: &mut Call) -> Result<Backend, Status> {

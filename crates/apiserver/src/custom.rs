@@ -251,7 +251,11 @@ async fn delete_instance(
     let metadata = metadata_mut(&mut value);
     metadata.insert("deletionTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
     metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
-    let draft = object::draft(resource, &value);
+    // In the bytes' own version: no conversion stands between an object and its end.
+    let mut draft = object::draft(resource, &value);
+    if !instance.json.starts_with(resource.stored_head.as_bytes()) {
+        draft = object::draft_of_own(resource, &value);
+    }
     let value = held.then_some(draft);
     let precondition = Precondition::Revision(instance.modified);
     server.store.write(Write { key: instance.key.clone(), precondition, value, last: None }).await.map(|_| ())

@@ -80,8 +80,19 @@ pub fn seconds(text: &str) -> Option<i64> {
 /// Serializes an object of `resource` for the store: kind and apiVersion of the stored version first, then
 /// metadata with the hole for the revision, then the rest.
 pub fn draft(resource: &Resource, object: &Value) -> Draft {
+    headed(&resource.stored_head, resource, object)
+}
+
+/// Like [`draft`], in the version the object says it has.
+pub fn draft_of_own(resource: &Resource, object: &Value) -> Draft {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or("");
+    let head = format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", text("kind"), text("apiVersion"));
+    headed(&head, resource, object)
+}
+
+fn headed(head: &str, resource: &Resource, object: &Value) -> Draft {
     let mut bytes = Vec::with_capacity(1024);
-    bytes.extend_from_slice(resource.stored_head.as_bytes());
+    bytes.extend_from_slice(head.as_bytes());
     bytes.extend_from_slice(b"\"metadata\":{\"resourceVersion\":\"");
     let hole = bytes.len() as u32;
     bytes.push(b'"');
@@ -95,6 +106,18 @@ pub fn draft(resource: &Resource, object: &Value) -> Draft {
     }
     bytes.push(b'}');
     Draft { bytes: Bytes::from(bytes), hole, index: index(resource, object) }
+}
+
+/// An object's bytes as clients see it, behind the head of its version.
+pub fn shown(head: &str, object: &Value) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(head.trim_end_matches(',').as_bytes());
+    let rest = object.as_object().into_iter().flatten();
+    for (key, value) in rest.filter(|(key, _)| !matches!(key.as_str(), "kind" | "apiVersion")) {
+        entry(&mut bytes, key, value);
+    }
+    bytes.push(b'}');
+    bytes
 }
 
 fn entry(bytes: &mut Vec<u8>, key: &str, value: &Value) {

@@ -93,6 +93,9 @@ impl Resource {
     /// The object's JSON in this version.
     pub fn present(&self, object: &Object) -> Bytes {
         let bytes = match &self.stored {
+            // Custom objects may be of a version that was the stored one, or have been converted already.
+            _ if self.def.custom && object.json.starts_with(self.head.as_bytes()) => object.json.clone(),
+            None if self.def.custom => crate::convert::present(self, &self.def, object),
             None => object.json.clone(),
             Some(stored) => crate::convert::present(self, stored, object),
         };

@@ -53,6 +53,8 @@ pub struct ApiServer {
     pub embedded: std::sync::OnceLock<(Arc<store::Embedded>, std::path::PathBuf)>,
     /// What nodes last said of their usage.
     pub samples: crate::usage::Samples,
+    /// Connections to webhooks and aggregated servers.
+    pub outbound: serve::pool::Pool,
     /// Which namespaces have quotas to be counted.
     pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
@@ -127,6 +129,7 @@ impl ApiServer {
             tokens: std::sync::OnceLock::new(),
             rbac,
             quotas: crate::quota::Quotas::default(),
+            outbound: serve::pool::Pool::default(),
             embedded: std::sync::OnceLock::new(),
             samples: crate::usage::Samples::default(),
             components: RwLock::new(Vec::new()),

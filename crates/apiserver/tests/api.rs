@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod extension;
 mod harness;
 mod objects;
 mod serving;

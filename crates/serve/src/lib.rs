@@ -7,6 +7,7 @@ mod body;
 mod listener;
 pub mod outbound;
 pub mod pki;
+pub mod pool;
 pub mod spdy;
 mod tls;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
@@ -81,6 +81,11 @@ impl ClientTls {
         };
         Ok(Self(Arc::new(config)))
     }
+
+    /// Tells one from another while both live.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
 }
 
 /// Sends one request on a connection of its own. The answer may be an upgrade (`hyper::upgrade::on`).
@@ -100,6 +105,21 @@ pub async fn send_as(
     tls: Option<&ClientTls>,
     request: Request<Body>,
 ) -> Result<Response<Body>, OutboundError> {
+    let failed = |cause: hyper::Error| OutboundError::Request {
+        address: format!("{host}:{port}"),
+        cause: cause.to_string(),
+    };
+    let mut sender = open((host, port), server_name, tls).await?;
+    let response = sender.send_request(request).await.map_err(failed)?;
+    Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+}
+
+/// A new connection.
+pub(crate) async fn open(
+    (host, port): (&str, u16),
+    server_name: &str,
+    tls: Option<&ClientTls>,
+) -> Result<SendRequest<Body>, OutboundError> {
     let address = format!("{host}:{port}");
     let dial = |cause: String| OutboundError::Dial { address: address.clone(), cause };
     let connect = async {
@@ -115,8 +135,8 @@ pub async fn send_as(
         .await
         .map_err(|_| dial("i/o timeout".to_string()))??;
     let outcome = match stream {
-        Either::Plain(stream) => exchange(stream, request).await,
-        Either::Tls(stream) => exchange(*stream, request).await,
+        Either::Plain(stream) => handshake(stream).await,
+        Either::Tls(stream) => handshake(*stream).await,
     };
     outcome.map_err(|cause| OutboundError::Request { address: address.clone(), cause: cause.to_string() })
 }
@@ -126,18 +146,16 @@ enum Either {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-async fn exchange(
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Body>,
-) -> Result<Response<Body>, hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+) -> Result<SendRequest<Body>, hyper::Error> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         if let Err(cause) = connection.with_upgrades().await {
             tracing::debug!(%cause, "outgoing connection ended");
         }
     });
-    let response = sender.send_request(request).await?;
-    Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+    Ok(sender)
 }
 
 /// Passes bytes both ways between two upgraded connections until either ends.

@@ -1,17 +1,12 @@
 //! The conversation with one webhook: an AdmissionReview there and back over HTTPS.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use http::{Method, Request, Uri};
 use serde_json::{Value, json};
-use serve::outbound::{self, ClientTls};
 
 use super::rules::Place;
 use super::{AdmissionContext, Operation};
-use crate::connect;
+use crate::hook;
 use crate::server::ApiServer;
 
 /// Answers longer than this are refused, in bytes: an object of the largest size and its patch.
@@ -88,53 +83,6 @@ pub fn request(
     (uid, review)
 }
 
-/// Where a webhook is: what to dial, its name in TLS, and how messages call it.
-struct Target {
-    host: String,
-    port: u16,
-    name: String,
-    url: String,
-    path: String,
-}
-
-fn target(server: &ApiServer, config: &Value, seconds: u64) -> Result<Target, String> {
-    let query = format!("timeout={seconds}s");
-    if let Some(url) = config.get("url").and_then(Value::as_str) {
-        let uri: Uri = url.parse().map_err(|cause| format!("Post {url:?}: {cause}"))?;
-        let host = uri.host().unwrap_or("").trim_matches(['[', ']']).to_string();
-        let path = match uri.query() {
-            Some(own) => format!("{}?{own}&{query}", uri.path()),
-            None => format!("{}?{query}", uri.path()),
-        };
-        let port = uri.port_u16().unwrap_or(443);
-        return Ok(Target { name: host.clone(), host, port, url: format!("{url}?{query}"), path });
-    }
-    let text = |field: &str| config["service"][field].as_str().unwrap_or("");
-    let (namespace, service) = (text("namespace"), text("name"));
-    let port = config["service"]["port"].as_u64().unwrap_or(443);
-    let path = format!("/{}?{query}", text("path").trim_start_matches('/'));
-    let name = format!("{service}.{namespace}.svc");
-    let url = format!("https://{name}:{port}{path}");
-    let failed = |cause: String| format!("Post {url:?}: {cause}");
-    let catalog = server.catalog();
-    let services = catalog.stored("", "services").ok_or("services are not served")?;
-    let found = server.store.get(&services.key(namespace, service));
-    let found = found.ok_or_else(|| failed(format!("service {service:?} not found")))?;
-    let found: Value = serde_json::from_slice(&found.json).map_err(|cause| failed(cause.to_string()))?;
-    if let Some(host) = found.pointer("/spec/externalName").and_then(Value::as_str) {
-        let (host, port) = (host.to_string(), u16::try_from(port).unwrap_or(443));
-        return Ok(Target { host, port, name, url, path });
-    }
-    let ports = found.pointer("/spec/ports").and_then(Value::as_array);
-    let own = ports.into_iter().flatten().find(|own| own["port"].as_u64() == Some(port));
-    let own = own.ok_or_else(|| failed(format!("no service port {port} found for service {service:?}")))?;
-    let port_name = own["name"].as_str().unwrap_or("");
-    let place = connect::endpoint(server, namespace, service, port_name);
-    let (host, port) =
-        place.ok_or_else(|| failed(format!("no endpoints available for service {service:?}")))?;
-    Ok(Target { host, port, name, url, path })
-}
-
 /// Sends a review to a webhook and reads its answer.
 pub async fn ask(
     server: &ApiServer,
@@ -144,47 +92,12 @@ pub async fn ask(
 ) -> Result<Answer, String> {
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT).clamp(1, 30);
     let config = &hook["clientConfig"];
-    let target =
-        target(server, config, seconds).map_err(|cause| format!("failed to call webhook: {cause}"))?;
-    let failed = |cause: String| format!("failed to call webhook: Post {:?}: {cause}", target.url);
-    let body = post(&target, config, &review);
-    let body = match tokio::time::timeout(Duration::from_secs(seconds), body).await {
-        Ok(body) => body.map_err(failed)?,
-        Err(_) => return Err(failed("context deadline exceeded".into())),
-    };
+    let failed = |cause: String| format!("failed to call webhook: {cause}");
+    let body = serde_json::to_vec(&review).map_err(|cause| failed(cause.to_string()))?;
+    let body = hook::call(server, config, seconds, body, ANSWER_MAX).await.map_err(failed)?;
     let answer: Value = serde_json::from_slice(&body).map_err(|cause| failed(cause.to_string()))?;
     read(&answer, &uid, &review, mutating)
         .map_err(|cause| format!("received invalid webhook response: {cause}"))
-}
-
-async fn post(target: &Target, config: &Value, review: &Value) -> Result<Vec<u8>, String> {
-    let bundle = config.get("caBundle").and_then(Value::as_str).unwrap_or("");
-    let bundle = STANDARD.decode(bundle).map_err(|cause| format!("caBundle: {cause}"))?;
-    let bundle = String::from_utf8_lossy(&bundle);
-    if bundle.trim().is_empty() {
-        return Err("x509: certificate signed by unknown authority: the webhook has no caBundle".into());
-    }
-    let tls = ClientTls::new(&bundle, "", "").map_err(|cause| cause.to_string())?;
-    let body = serde_json::to_vec(review).map_err(|cause| cause.to_string())?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(&target.path)
-        .header(HOST, format!("{}:{}", target.name, target.port))
-        .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, "application/json, */*")
-        .header(http::header::CONTENT_LENGTH, body.len())
-        .body(serve::full(body))
-        .map_err(|cause| cause.to_string())?;
-    let place = (target.host.as_str(), target.port);
-    let response = outbound::send_as(place, &target.name, Some(&tls), request).await;
-    let response = response.map_err(|cause| cause.to_string())?;
-    let code = response.status();
-    let body = serve::limited(response.into_body(), ANSWER_MAX).await.map_err(|cause| cause.to_string())?;
-    let body = body.ok_or_else(|| format!("the answer has more than {ANSWER_MAX} bytes"))?;
-    match code.is_success() {
-        true => Ok(body.to_vec()),
-        false => Err(format!("the server answered with {code}")),
-    }
 }
 
 fn read(answer: &Value, uid: &str, review: &Value, mutating: bool) -> Result<Answer, String> {

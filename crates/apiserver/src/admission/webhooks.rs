@@ -13,8 +13,10 @@ use store::Range;
 use super::rules::{self, Place};
 use super::{AdmissionContext, Admitted, Plugin, review};
 use crate::codec::{self, FieldValidation};
+use crate::conversion;
 use crate::convert;
 use crate::resource::Resource;
+use crate::server::ApiServer;
 use crate::status::Status;
 
 /// The kind of webhooks that may change objects.
@@ -81,11 +83,19 @@ fn called(hook: Value, object: &Value, context: &AdmissionContext<'_>) -> Option
 }
 
 /// The object as another version of its kind.
-fn as_version<'a>(value: &'a Value, from: &Resource, to: &Resource) -> Cow<'a, Value> {
+async fn as_version<'a>(
+    server: &ApiServer,
+    value: &'a Value,
+    from: &Resource,
+    to: &Resource,
+) -> Result<Cow<'a, Value>, Status> {
     if from.def.version == to.def.version || !value.is_object() {
-        return Cow::Borrowed(value);
+        return Ok(Cow::Borrowed(value));
     }
     let mut value = value.clone();
+    if conversion::is_hooked(from) {
+        return conversion::value(server, from, &to.def.api_version(), value).await.map(Cow::Owned);
+    }
     if let Some(stored) = &from.stored {
         convert::to_stored(&from.def, stored, &mut value);
     }
@@ -93,7 +103,7 @@ fn as_version<'a>(value: &'a Value, from: &Resource, to: &Resource) -> Cow<'a, V
         Some(stored) => convert::from_stored(&to.def, stored, &mut value),
         None => value["apiVersion"] = to.def.api_version().into(),
     }
-    Cow::Owned(value)
+    Ok(Cow::Owned(value))
 }
 
 fn internal(name: &str, cause: &str) -> Status {
@@ -141,8 +151,12 @@ impl Called {
                     plural: &def.plural,
                     subresource: context.subresource,
                 };
-                let shown = as_version(object, context.resource, &self.resource);
-                let old = context.old.map(|old| as_version(old, context.resource, &self.resource));
+                let (from, to) = (context.resource, &*self.resource);
+                let shown = as_version(context.server, object, from, to).await?;
+                let old = match context.old {
+                    Some(old) => Some(as_version(context.server, old, from, to).await?),
+                    None => None,
+                };
                 let review = review::request(context, (place, &def.kind), &shown, old.as_deref(), version);
                 review::ask(context.server, &self.hook, review, mutating).await
             }
@@ -159,7 +173,13 @@ impl Called {
     }
 
     /// The object with the webhook's patch; nothing when it changed nothing.
-    fn patched(&self, object: &Value, patch: &[u8], own: &Resource) -> Result<Option<Value>, Status> {
+    async fn patched(
+        &self,
+        server: &ApiServer,
+        object: &Value,
+        patch: &[u8],
+        own: &Resource,
+    ) -> Result<Option<Value>, Status> {
         let name = &self.name;
         let operations: json_patch::Patch = serde_json::from_slice(patch).map_err(|cause| {
             internal(name, &format!("received undecodable patch in webhook response: {cause}"))
@@ -172,9 +192,9 @@ impl Called {
                 "admission webhook {name:?} attempted to modify the object, which is not supported for this operation"
             )));
         }
-        let mut new = as_version(object, own, &self.resource).into_owned();
+        let mut new = as_version(server, object, own, &self.resource).await?.into_owned();
         json_patch::patch(&mut new, &operations).map_err(Status::internal)?;
-        let mut new = as_version(&new, &self.resource, own).into_owned();
+        let mut new = as_version(server, &new, &self.resource, own).await?.into_owned();
         codec::settle(&own.def, &mut new, FieldValidation::Ignore, &mut Vec::new())
             .map_err(Status::internal)?;
         codec::default(&own.def, &mut new);
@@ -206,7 +226,7 @@ async fn one(called: &Called, object: &mut Value, context: &mut AdmissionContext
     let Some(answer) = called.ask(object, context, true).await? else { return Ok(()) };
     context.warnings.extend(answer.warnings);
     let Some(patch) = answer.patch else { return Ok(()) };
-    if let Some(new) = called.patched(object, &patch, context.resource)? {
+    if let Some(new) = called.patched(context.server, object, &patch, context.resource).await? {
         *object = new;
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::admission::{self, AdmissionContext, Operation};
 use crate::object::{self, is_deleting, meta_text, metadata_mut};
 use crate::server::Call;
 use crate::status::{Cause, Status};
-use crate::{codec, managed, prepare, services, validate};
+use crate::{codec, conversion, managed, prepare, services, validate};
 
 /// How often a change without a resourceVersion is computed anew when others are faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -67,6 +67,7 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
     let key = call.resource.key(&call.info.namespace, name);
     for _ in 0..ATTEMPTS_MAX {
         let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
+        let current = conversion::object(&call.server, &call.resource, current).await?;
         let old = value_of(call, &current)?;
         let mut new = make(&old)?;
         check_identity(call, name, &new)?;
@@ -85,12 +86,13 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
         }
         let server = call.server.clone();
         let mut reserved = services::allocate(&server, &call.resource, Some(&old), &mut new)?;
-        let write = write(call, &current, &new);
+        let write = write(call, &current, &new).await?;
         let gone = write.value.is_none();
         match services::claims::write(&call.server, write, &reserved, &new).await {
             Ok(object) => {
                 reserved.keep();
                 call.server.after_write(&call.resource, Some(&old), (!gone).then_some(&new));
+                let object = conversion::object(&call.server, &call.resource, object).await?;
                 return Ok(Changed::Stored(object));
             }
             Err(StoreError::Conflict { current: Some(_), .. }) if !conditional => continue,
@@ -101,14 +103,15 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
     Err(Status::modified(group, plural, name))
 }
 
-fn write(call: &Call, current: &Object, new: &Value) -> Write {
+async fn write(call: &Call, current: &Object, new: &Value) -> Result<Write, Status> {
     let gone = is_deleting(new)
         && object::finalizers(new).next().is_none()
         && grace(new) == 0
         && prepare::finalized(&call.resource, new);
-    let draft = prepare::draft(&call.resource, new);
+    let draft = conversion::draft(&call.server, &call.resource, new).await?;
     let (value, last) = if gone { (None, Some(draft)) } else { (Some(draft), None) };
-    Write { key: current.key.clone(), precondition: Precondition::Revision(current.modified), value, last }
+    let precondition = Precondition::Revision(current.modified);
+    Ok(Write { key: current.key.clone(), precondition, value, last })
 }
 
 fn grace(object: &Value) -> i64 {

@@ -12,7 +12,7 @@ use crate::codec::{self, FieldValidation};
 use crate::object::{self, meta_text, metadata_mut};
 use crate::server::Call;
 use crate::status::Status;
-use crate::{managed, negotiate, prepare, validate};
+use crate::{conversion, managed, negotiate, prepare, validate};
 
 use super::change::Changed;
 
@@ -114,7 +114,7 @@ async fn admit_and_write(
     if dry_run {
         return Ok(Some(Changed::Value(object.take())));
     }
-    let draft = prepare::draft(&call.resource, object);
+    let draft = conversion::draft(&call.server, &call.resource, object).await?;
     let write = Write { key, precondition: Precondition::Absent, value: Some(draft), last: None };
     let written = match prepare::expiry(&call.resource, object) {
         Some(at) => call.server.store.write_until(write, at).await,
@@ -124,6 +124,7 @@ async fn admit_and_write(
         Ok(stored) => {
             reserved.keep();
             call.server.after_write(&call.resource, None, Some(object));
+            let stored = conversion::object(&call.server, &call.resource, stored).await?;
             Ok(Some(Changed::Stored(stored)))
         }
         Err(StoreError::Conflict { .. }) => Ok(None),

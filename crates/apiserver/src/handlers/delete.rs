@@ -11,10 +11,10 @@ use store::{Object, Precondition, StoreError, Write};
 use crate::admission::{self, AdmissionContext, Operation};
 use crate::codec::{self, FieldValidation};
 use crate::object::{self, metadata_mut};
-use crate::prepare;
 use crate::server::Call;
 use crate::status::{Cause, Status, success};
 use crate::{answer, negotiate};
+use crate::{conversion, prepare};
 
 use super::change::{store_error, value_of};
 use super::list::{ListOptions, pick};
@@ -193,6 +193,7 @@ pub async fn delete_object(call: &mut Call, name: &str, options: &DeleteOptions)
     for _ in 0..ATTEMPTS_MAX {
         let current = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
         check_preconditions(call, &current, options)?;
+        let current = conversion::object(&call.server, &call.resource, current).await?;
         let old = value_of(call, &current)?;
         admit(call, name, &old, options.dry_run).await?;
         let mut new = old.clone();
@@ -203,12 +204,15 @@ pub async fn delete_object(call: &mut Call, name: &str, options: &DeleteOptions)
         if !gone && new == old {
             return Ok(Deleted::Marked(current));
         }
-        let draft = prepare::draft(&call.resource, &new);
-        let (value, last) = if gone { (None, None) } else { (Some(draft), None) };
+        let value = match gone {
+            true => None,
+            false => Some(conversion::draft(&call.server, &call.resource, &new).await?),
+        };
         let precondition = Precondition::Revision(current.modified);
-        match call.server.store.write(Write { key: key.clone(), precondition, value, last }).await {
+        match call.server.store.write(Write { key: key.clone(), precondition, value, last: None }).await {
             Ok(object) => {
                 call.server.after_write(&call.resource, Some(&old), (!gone).then_some(&new));
+                let object = conversion::object(&call.server, &call.resource, object).await?;
                 return Ok(if gone { Deleted::Gone(object) } else { Deleted::Marked(object) });
             }
             Err(StoreError::Conflict { current: Some(_), .. }) => continue,

@@ -3,9 +3,9 @@
 use http::Response;
 use serve::Body;
 
-use crate::answer;
 use crate::server::Call;
 use crate::status::Status;
+use crate::{answer, conversion};
 
 /// GET of an object.
 pub async fn get(call: &mut Call) -> Result<Response<Body>, Status> {
@@ -15,6 +15,7 @@ pub async fn get(call: &mut Call) -> Result<Response<Body>, Status> {
     }
     let key = call.resource.key(&call.info.namespace, &call.info.name);
     let object = call.server.store.get(&key).ok_or_else(|| call.not_found(&call.info.name))?;
+    let object = conversion::object(&call.server, &call.resource, object).await?;
     answer::stored(200, output, &call.resource, &object)
 }
 

@@ -12,6 +12,7 @@ use serve::Body;
 use store::{Object, Range, Snapshot, StoreError};
 
 use crate::answer;
+use crate::conversion;
 use crate::negotiate::{Format, Output, View};
 use crate::proto;
 use crate::resource::Resource;
@@ -192,6 +193,7 @@ pub async fn pick(call: &Call, options: &ListOptions) -> Result<Picked, Status> 
         }
         _ => String::new(),
     };
+    let objects = conversion::objects(&call.server, &call.resource, objects).await?;
     let remaining = (more && everything).then(|| rest.count() as u64 + 1);
     Ok(Picked { objects, revision, token, remaining })
 }

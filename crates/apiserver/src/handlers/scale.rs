@@ -7,10 +7,10 @@ use serve::Body;
 use crate::object::{self, at, set_at};
 use crate::server::Call;
 use crate::status::{Cause, Status};
-use crate::{answer, negotiate};
+use crate::{answer, conversion, negotiate};
 
-use super::change::{Edit, change};
-use super::subresource::{body_of, changed_value, current};
+use super::change::{Edit, change, value_of};
+use super::subresource::{body_of, changed_value};
 
 /// Where an object has its counts.
 struct Paths {
@@ -89,7 +89,10 @@ fn selector_text(selector: &Value) -> String {
 /// GET of the scale.
 pub async fn get(call: &mut Call) -> Result<Response<Body>, Status> {
     let output = negotiate::output(&call.head.headers, &call.query, true, false)?;
-    let scale = to_scale(call, &current(call)?);
+    let key = call.resource.key(&call.info.namespace, &call.info.name);
+    let object = call.server.store.get(&key).ok_or_else(|| call.not_found(&call.info.name))?;
+    let object = conversion::object(&call.server, &call.resource, object).await?;
+    let scale = to_scale(call, &value_of(call, &object)?);
     Ok(answer::typed(200, output.format, "autoscaling_v1.Scale", &scale))
 }
 

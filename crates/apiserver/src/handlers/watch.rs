@@ -15,12 +15,13 @@ use serve::Body;
 use store::{Event, EventKind, Object, StoreError};
 use tokio::time::Instant;
 
+use crate::conversion;
 use crate::metrics::Watching;
 use crate::negotiate::{Format, Output, View};
 use crate::proto;
 use crate::resource::Resource;
 use crate::selector::Selection;
-use crate::server::Call;
+use crate::server::{ApiServer, Call};
 use crate::status::{Cause, Status};
 
 use super::alarm::{self, Alarm};
@@ -67,6 +68,8 @@ struct Watcher {
     events: Box<dyn store::Watch>,
     alarm: Alarm,
     ended: bool,
+    /// For kinds that a webhook converts.
+    converts: Option<Arc<ApiServer>>,
     watching: Option<Watching>,
 }
 
@@ -126,6 +129,7 @@ pub async fn watch(call: &mut Call) -> Result<Response<Body>, Status> {
             call.server.stopping(),
         ),
         ended: false,
+        converts: conversion::is_hooked(&call.resource).then(|| call.server.clone()),
         watching: call.watching.take(),
     };
     let stream = futures_util::stream::unfold(watcher, |mut watcher| async move {
@@ -192,7 +196,16 @@ impl Watcher {
             }
             match self.wait().await {
                 News::Events(Ok((events, known))) => {
-                    let chunk = self.frames(&events);
+                    let chunk = match self.converts.clone() {
+                        None => self.frames(&events),
+                        Some(server) => match self.converted(&server, &events).await {
+                            Ok(chunk) => chunk,
+                            Err(status) => {
+                                self.ended = true;
+                                return Some(error_frame(self.output, &status));
+                            }
+                        },
+                    };
                     self.sent = known;
                     if !chunk.is_empty() {
                         return Some(chunk);
@@ -237,6 +250,22 @@ impl Watcher {
             }
         }
         chunk.into()
+    }
+
+    /// The frames of events whose objects a webhook converts.
+    async fn converted(&mut self, server: &ApiServer, events: &[Arc<Event>]) -> Result<Bytes, Status> {
+        let seen = events.iter().filter_map(|event| Some((self.seen(event)?, event.object.clone())));
+        let (seen, objects): (Vec<Seen>, Vec<Arc<Object>>) = seen.unzip();
+        let objects = conversion::objects(server, &self.resource, objects).await?;
+        let mut chunk: Vec<u8> = Vec::new();
+        for (seen, object) in seen.into_iter().zip(&objects) {
+            let frame = self.object_frame(seen, object);
+            if let Some(watching) = &self.watching {
+                watching.sent(frame.len());
+            }
+            chunk.extend_from_slice(&frame);
+        }
+        Ok(chunk.into())
     }
 
     fn frames(&mut self, events: &[Arc<Event>]) -> Bytes {
