@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::base_rules::{any_frontend, frontend, set_name};
 use crate::cidr::{Cidr, Family};
@@ -289,10 +290,18 @@ impl Writer<'_> {
     }
 }
 
+/// Labels of Services and EndpointSlices that are not this proxy's: another one serves them, or nobody should.
+const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
+fn is_ours(metadata: &ObjectMeta) -> bool {
+    !metadata.labels.as_ref().is_some_and(|labels| NOT_OURS.iter().any(|name| labels.contains_key(*name)))
+}
+
 /// Compiles one Service. `slices` are the EndpointSlices that carry its name.
 pub fn compile(service: &Service, slices: &[&EndpointSlice], node: &NodeFacts) -> ServicePlan {
     let mut plan = ServicePlan::default();
-    let Some(spec) = &service.spec else { return plan };
+    let Some(spec) = service.spec.as_ref().filter(|_| is_ours(&service.metadata)) else { return plan };
+    let slices: Vec<&EndpointSlice> = slices.iter().copied().filter(|s| is_ours(&s.metadata)).collect();
     let cluster_ips = cluster_ips(spec);
     if spec.type_.as_deref() == Some("ExternalName") || cluster_ips.is_empty() {
         return plan;
@@ -308,7 +317,7 @@ pub fn compile(service: &Service, slices: &[&EndpointSlice], node: &NodeFacts) -
     }
     let mut locals: BTreeSet<IpAddr> = BTreeSet::new();
     for port in spec.ports.as_deref().unwrap_or_default() {
-        compile_port(service, spec, port, slices, node, &mut plan, &mut locals);
+        compile_port(service, spec, port, &slices, node, &mut plan, &mut locals);
     }
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     if let (true, Some(port)) = (external_local, spec.health_check_node_port.and_then(as_port)) {

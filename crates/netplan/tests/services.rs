@@ -5,8 +5,12 @@ use netplan::services::{NodeFacts, compile};
 use serde_json::{Value, json};
 
 fn text(spec: Value, status: Value, endpoints: Value) -> String {
-    let service = json!({"metadata": {"name": "s", "namespace": "d"}, "spec": spec, "status": status});
-    let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints,
+    labelled(spec, status, endpoints, json!({}), json!({}))
+}
+
+fn labelled(spec: Value, status: Value, endpoints: Value, service: Value, slice: Value) -> String {
+    let service = json!({"metadata": {"name": "s", "namespace": "d", "labels": service}, "spec": spec, "status": status});
+    let slice = json!({"metadata": {"labels": slice}, "addressType": "IPv4", "endpoints": endpoints,
         "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
     let (service, slice) = (serde_json::from_value(service).unwrap(), serde_json::from_value(slice).unwrap());
     let facts = NodeFacts {
@@ -123,4 +127,19 @@ fn local_traffic_policies_have_two_views() {
          eploc4: 0.0.0.0 . tcp . 30080 . 0 : 10.244.1.2 . 8080
          health 31000 1",
     );
+}
+
+#[test]
+fn what_other_proxies_serve_is_left_to_them() {
+    let with = |service: Value, slice: Value| {
+        let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]});
+        let endpoints = json!([endpoint("10.244.1.2", "n1", true, false, None)]);
+        labelled(spec, json!({}), endpoints, service, slice)
+    };
+    let plain = json!({"kubernetes.io/service-name": "s"});
+    assert!(with(json!({}), plain.clone()).contains("ep4: 10.96.0.9 . tcp . 80 . 0"));
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        check(&with(json!({label: "other"}), plain.clone()), "");
+        check(&with(json!({}), json!({label: ""})), "ips4: 10.96.0.9\nnoep4: 10.96.0.9 . tcp . 80");
+    }
 }
