@@ -60,6 +60,8 @@ pub struct Kubelet {
     pub usage: usage::Kept,
     /// Where images are, once the runtime told.
     pub image_path: OnceLock<PathBuf>,
+    /// Counts for the metrics.
+    pub tally: crate::tally::Tally,
     /// Told when a condition of pressure comes or goes.
     pub pressed: Notify,
     /// When each condition of pressure was last seen.
@@ -158,6 +160,7 @@ impl Kubelet {
                 devices: Arc::default(),
                 usage: Mutex::default(),
                 image_path: OnceLock::new(),
+                tally: crate::tally::Tally::default(),
                 pressed: Notify::new(),
                 pressures: Mutex::default(),
                 deferred: Mutex::default(),

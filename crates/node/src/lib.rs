@@ -34,6 +34,7 @@ pub mod size;
 pub mod statics;
 pub mod stats;
 pub mod streams;
+mod tally;
 pub mod usage;
 pub mod volume;
 mod worker;

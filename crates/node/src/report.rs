@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerUser, LinuxContainerUser, Pod, PodStatus};
 use pods::model::Life;
 use pods::plan::Plan;
+use pods::spec::Sort;
 use pods::status::View;
 use serde_json::json;
 
@@ -45,8 +46,12 @@ impl Worker {
         self.ended.retain(|id| snap.seen.containers.iter().any(|c| c.id == *id));
         for c in snap.seen.containers.iter().filter(|c| c.life == Life::Exited) {
             if self.ended.insert(c.id.clone()) {
-                let pod = pods::spec::describe(&self.handle.pod.lock());
-                let (container, reason) = (&c.name, &c.reason);
+                let pod = self.handle.pod.lock().clone();
+                let sort = pod.spec.as_ref().and_then(|s| pods::spec::find(s, &c.name)).map(|(s, _)| s);
+                let reason = pods::status::reason_of_end(c);
+                self.k.tally.ended(sort.unwrap_or(Sort::Regular), c.exit_code, reason);
+                let pod = pods::spec::describe(&pod);
+                let container = &c.name;
                 tracing::info!(pod, container, attempt = c.attempt, exit_code = c.exit_code, reason, "ended");
             }
         }

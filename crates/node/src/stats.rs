@@ -356,6 +356,7 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
     let pages = rss.split_whitespace().nth(1).and_then(|w| w.parse::<f64>().ok()).unwrap_or(0.0);
     t.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
     t.sample("process_resident_memory_bytes", &[], pages * 4096.0);
+    k.tally.write(&mut t);
     let volumes = usage::all(k).await;
     for (name, help, which) in usage::METRICS {
         t.family(name, "gauge", help);

@@ -182,12 +182,17 @@ fn condition(
     }
 }
 
-fn terminated(s: &ContainerSeen, view: &View<'_>) -> ContainerState {
-    let reason = match (s.reason.as_str(), s.exit_code) {
+/// Why a container ended, in one word.
+pub fn reason_of_end(s: &ContainerSeen) -> &str {
+    match (s.reason.as_str(), s.exit_code) {
         ("", 0) => "Completed",
         ("", _) => "Error",
-        (r, _) => r,
-    };
+        (reason, _) => reason,
+    }
+}
+
+fn terminated(s: &ContainerSeen, view: &View<'_>) -> ContainerState {
+    let reason = reason_of_end(s);
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: s.exit_code,
