@@ -67,6 +67,13 @@ impl AddressPlan {
     }
 }
 
+/// Whether two networks (address and length) have an address in common.
+pub(crate) fn overlap(a: (Ipv4Addr, u8), b: (Ipv4Addr, u8)) -> bool {
+    let common = u32::from(a.1.min(b.1).min(32));
+    let differ = u32::from(a.0) ^ u32::from(b.0);
+    differ.checked_shr(32 - common).unwrap_or(0) == 0
+}
+
 /// The second octet of the pod network: 10.0 to 10.255 without 10.96, which services use.
 fn pod_octet(index: u8) -> u8 {
     let octet = 42u8.wrapping_add(index);

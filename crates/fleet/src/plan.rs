@@ -258,7 +258,7 @@ mod tests {
     use crate::spec::Remote;
 
     fn cluster(desired: Desired) -> Cluster {
-        Cluster { desired, ..Cluster::new("c", &[]).unwrap() }
+        Cluster { desired, ..Cluster::new("c", &[], &[]).unwrap() }
     }
 
     fn role(word: &str) -> Role {

@@ -1,9 +1,11 @@
 //! What a user asks for: clusters and their node pools, as kept by the manager and shown by its API.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::address::{address_plan, overlap};
 
 pub use base::KUBERNETES_VERSION;
 
@@ -186,11 +188,20 @@ pub const PODS_MAX: u32 = 250;
 pub const CLUSTERS_MAX: usize = 200;
 
 impl Cluster {
-    /// A new cluster with the lowest index that `existing` leaves free.
-    pub fn new(name: &str, existing: &[Cluster]) -> Result<Cluster, SpecError> {
+    /// A new cluster with the lowest index that `existing` leaves free and whose networks are none of those that the
+    /// machine reaches already (`reached`: address and length). Where every index meets one of them, as behind a
+    /// route to all of `10.0.0.0/8`, the lowest free one is taken, and the cluster's own routes go first.
+    pub fn new(name: &str, existing: &[Cluster], reached: &[(Ipv4Addr, u8)]) -> Result<Cluster, SpecError> {
         check_name(name, 40)?;
-        let index = (0..CLUSTERS_MAX as u8)
-            .find(|i| existing.iter().all(|c| c.index != *i))
+        let free = (0..CLUSTERS_MAX as u8).filter(|i| existing.iter().all(|c| c.index != *i));
+        let is_apart = |i: &u8| {
+            let plan = address_plan(*i);
+            reached.iter().all(|r| !overlap(*r, plan.node_network) && !overlap(*r, plan.pod_network))
+        };
+        let index = free
+            .clone()
+            .find(is_apart)
+            .or_else(|| free.clone().next())
             .ok_or(SpecError::Clusters(existing.len()))?;
         Ok(Cluster {
             name: name.to_owned(),
@@ -316,19 +327,29 @@ mod tests {
     #[test]
     fn names_are_checked() {
         for good in ["a", "default", "c-1"] {
-            assert!(Cluster::new(good, &[]).is_ok(), "{good}");
+            assert!(Cluster::new(good, &[], &[]).is_ok(), "{good}");
         }
         for bad in ["", "-a", "a-", "A", "a_b", "a.b", &"x".repeat(41)] {
-            assert!(matches!(Cluster::new(bad, &[]), Err(SpecError::Name(..))), "{bad}");
+            assert!(matches!(Cluster::new(bad, &[], &[]), Err(SpecError::Name(..))), "{bad}");
         }
     }
 
     #[test]
     fn indexes_are_reused_lowest_first() {
-        let a = Cluster::new("a", &[]).unwrap();
-        let b = Cluster::new("b", std::slice::from_ref(&a)).unwrap();
+        let a = Cluster::new("a", &[], &[]).unwrap();
+        let b = Cluster::new("b", std::slice::from_ref(&a), &[]).unwrap();
         assert_eq!((a.index, b.index), (0, 1));
-        assert_eq!(Cluster::new("c", &[b]).unwrap().index, 0);
+        assert_eq!(Cluster::new("c", &[b], &[]).unwrap().index, 0);
+    }
+
+    #[test]
+    fn networks_that_the_machine_reaches_are_left_to_it() {
+        let index = |reached: &[(Ipv4Addr, u8)]| Cluster::new("a", &[], reached).unwrap().index;
+        assert_eq!(index(&[(Ipv4Addr::new(192, 168, 1, 0), 24)]), 0);
+        // The first subnet of a cloud's default network; pods of another distribution.
+        assert_eq!(index(&[(Ipv4Addr::new(172, 31, 0, 0), 20)]), 16);
+        assert_eq!(index(&[(Ipv4Addr::new(10, 42, 0, 0), 24), (Ipv4Addr::new(172, 31, 1, 7), 32)]), 2);
+        assert_eq!(index(&[(Ipv4Addr::new(10, 0, 0, 0), 8)]), 0);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 
 use crate::ManagerError;
 use crate::engine::{Manager, chain};
+use crate::network;
 
 /// Clients at a time.
 const CONNECTIONS_MAX: usize = 256;
@@ -195,7 +196,10 @@ async fn change_cluster(manager: &Manager, name: &str, change: ClusterChange) ->
     let existing = manager.records.clusters();
     let mut cluster = match existing.iter().find(|c| c.name == name) {
         Some(cluster) => cluster.clone(),
-        None => Cluster { remote: change.remote.clone(), ..Cluster::new(name, &existing)? },
+        None => {
+            let reached = network::reached().await?;
+            Cluster { remote: change.remote.clone(), ..Cluster::new(name, &existing, &reached)? }
+        }
     };
     if change.remote.is_some() && change.remote != cluster.remote {
         return Err(ManagerError::BadRequest(format!("a cluster {name:?} is on this machine already")));

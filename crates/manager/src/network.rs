@@ -1,6 +1,6 @@
 //! Networks of clusters and their local nodes: the blocking calls of `net::localnode`, off the runtime's thread.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use fleet::AddressPlan;
@@ -37,6 +37,18 @@ pub async fn ensure_node(
 pub async fn route_pods(cluster: &str, node: Ipv4Addr, pods: (Ipv4Addr, u8)) -> Result<(), ManagerError> {
     let name = cluster.to_owned();
     blocking(cluster, move || localnode::route_pods(&name, node, pods)).await
+}
+
+/// The IPv4 networks that this machine has routes to, but for the default route.
+pub async fn reached() -> Result<Vec<(Ipv4Addr, u8)>, ManagerError> {
+    let routes = blocking("this machine", localnode::reached).await?;
+    Ok(routes
+        .into_iter()
+        .filter_map(|r| match r.first() {
+            IpAddr::V4(address) => Some((address, r.length())),
+            IpAddr::V6(_) => None,
+        })
+        .collect())
 }
 
 /// Removes what [`ensure_node`] made.

@@ -105,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn records_survive_reopening() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Cluster::new("default", &[]).unwrap();
+        let cluster = Cluster::new("default", &[], &[]).unwrap();
         let pool = NodePool::new("default", "pool", 2, &[]).unwrap();
         {
             let records = Records::open(dir.path()).unwrap();

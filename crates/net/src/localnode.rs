@@ -84,6 +84,11 @@ pub enum LocalNodeError {
 
 const MTU: u32 = 1500;
 
+/// Networks that this machine has routes to, but for default routes.
+pub fn reached() -> Result<Vec<Cidr>, LocalNodeError> {
+    Ok(route::reached(&Socket::open(libc::NETLINK_ROUTE)?)?)
+}
+
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -349,12 +349,23 @@ fn read_address(bytes: &[u8]) -> Option<IpAddr> {
 
 /// Our routes.
 pub fn routes(socket: &Socket) -> Result<Vec<Route>, NetlinkError> {
+    routes_that(socket, |head| head[5] == PROTOCOL)
+}
+
+/// Where the main table leads, but for default routes.
+pub fn reached(socket: &Socket) -> Result<Vec<Cidr>, NetlinkError> {
+    let routes = routes_that(socket, |head| head[4] == libc::RT_TABLE_MAIN)?;
+    Ok(routes.into_iter().map(|r| r.to).filter(|to| to.length() > 0).collect())
+}
+
+/// The routes whose header (`struct rtmsg` of rtnetlink(7)) is wanted.
+fn routes_that(socket: &Socket, wanted: fn(&[u8; 12]) -> bool) -> Result<Vec<Route>, NetlinkError> {
     let mut b = Buffer::new();
     b.message(GETROUTE, 0, &[0; 12], "list routes");
     let mut out = Vec::new();
     socket.dump(b, |_, body| {
         let Some((head, rest)) = body.split_first_chunk::<12>() else { return };
-        if head[5] != PROTOCOL {
+        if !wanted(head) {
             return;
         }
         let (mut to, mut via, mut link) = (None, None, 0);
