@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Crates by layer, lowest first. A crate may depend on lower layers only, and on those named for it in
 /// [`SIDEWAYS`].
 const LAYERS: &[&[&str]] = &[
-    &["base", "schema", "api", "trust"],
+    &["base", "cel", "schema", "api", "trust"],
     &["policy", "controllers", "scheduler", "pods", "netplan", "fleet"],
     &["store", "client", "drive", "serve", "oci", "net", "volumes"],
     &["apiserver", "node", "manager", "cli", "bench", "shop", "sim", "xtask"],
@@ -17,7 +17,9 @@ const LAYERS: &[&[&str]] = &[
 
 /// The arrows allowed within a layer. The scheduler finds volumes by the rule of their binder.
 const SIDEWAYS: &[(&str, &str)] = &[
+    ("cel", "base"),
     ("schema", "base"),
+    ("schema", "cel"),
     ("api", "base"),
     ("api", "schema"),
     ("drive", "client"),
