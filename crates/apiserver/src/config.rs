@@ -11,8 +11,19 @@ pub enum StoreChoice {
     /// In files below the data directory.
     #[default]
     Embedded,
-    /// In etcd at these URLs.
-    Etcd(Vec<String>),
+    /// In etcd.
+    Etcd(Etcd),
+}
+
+/// An etcd and who we are to it.
+#[derive(Debug, Clone, Default)]
+pub struct Etcd {
+    /// URLs of the members of one etcd.
+    pub urls: Vec<String>,
+    /// Certificates of the authorities its certificates may be of; without them only `http` works.
+    pub ca_file: Option<PathBuf>,
+    /// Own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// How to start an API server.

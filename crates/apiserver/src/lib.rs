@@ -49,7 +49,7 @@ mod validate;
 mod view;
 
 pub use authenticate::Identity;
-pub use config::{Config, StoreChoice};
+pub use config::{Config, Etcd, StoreChoice};
 pub use server::{ApiServer, Call, Settings};
 pub use start::{Running, StartError};
 pub use status::Status;

@@ -14,7 +14,7 @@ use store::{Embedded, Store, StoreError};
 use tokio::net::TcpListener;
 
 use crate::authenticate::{Identity, certificate_identity};
-use crate::config::{Config, StoreChoice};
+use crate::config::{Config, Etcd, StoreChoice};
 use crate::connect::KubeletAccess;
 use crate::server::{ApiServer, Settings};
 
@@ -29,6 +29,15 @@ pub enum StartError {
     /// A directory or file of the data directory.
     #[error("prepare {path}")]
     Directory {
+        /// Which.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that the configuration names.
+    #[error("read {path}")]
+    Read {
         /// Which.
         path: String,
         /// The cause.
@@ -156,7 +165,7 @@ impl ApiServer {
 
     /// Why the store does not take writes, if it does not.
     pub fn store_failure(&self) -> Option<String> {
-        None
+        self.store.failure()
     }
 }
 
@@ -171,12 +180,28 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Embed
             let opened = Embedded::open(&directory, store::Options::default())?;
             Ok((opened.clone(), Some(opened)))
         }
-        StoreChoice::Etcd(urls) => {
-            let options = store::EtcdOptions::new(config.data_dir.join("store.keys"));
-            let connected = store::Etcd::connect(urls, options).await?;
+        StoreChoice::Etcd(etcd) => {
+            let mut options = store::EtcdOptions::new(config.data_dir.join("store.keys"));
+            options.tls = etcd_tls(etcd)?;
+            let connected = store::Etcd::connect(&etcd.urls, options).await?;
             Ok((connected, None))
         }
     }
+}
+
+fn etcd_tls(etcd: &Etcd) -> Result<Option<store::Tls>, StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| StartError::Read { path: path.display().to_string(), source })
+    };
+    if etcd.ca_file.is_none() && etcd.identity.is_none() {
+        return Ok(None);
+    }
+    let ca_pem = etcd.ca_file.as_ref().map(read).transpose()?;
+    let identity_pem = match &etcd.identity {
+        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+        None => None,
+    };
+    Ok(Some(store::Tls { ca_pem, identity_pem }))
 }
 
 fn make_dir(path: &Path) -> Result<(), StartError> {

@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod extension;
+mod failing;
 mod harness;
 mod objects;
 mod serving;

@@ -223,4 +223,6 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, resource: &str, revision: u64) -> Result<Box<dyn Watch>, StoreError>;
     /// Object counts per table, for metrics.
     fn counts(&self) -> BTreeMap<Arc<str>, usize>;
+    /// Why writes are refused at present, if they are: a full or failing disk, an etcd out of reach. Never waits.
+    fn failure(&self) -> Option<String>;
 }

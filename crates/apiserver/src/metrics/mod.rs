@@ -53,6 +53,12 @@ impl Metrics {
 
 /// How much is stored.
 fn stored(store: &dyn Store, out: &mut Text) {
+    out.family(
+        "kutter_store_writable",
+        "gauge",
+        "Whether the store takes writes: 1, or 0 when its disk or its etcd does not.",
+    );
+    out.sample("kutter_store_writable", &[], if store.failure().is_none() { 1.0 } else { 0.0 });
     let counts = store.counts();
     let split = |resource: &str| {
         let (group, plural) = resource.split_once('/').unwrap_or(("core", resource));

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use apiserver::{ApiServer, Config, Running};
 use bytes::Bytes;
@@ -35,27 +36,37 @@ impl Answer {
 /// Runs a test against a server of its own.
 pub fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-    runtime.block_on(async {
+    runtime().block_on(async {
         let running = start(directory.path()).await;
-        let pki =
-            |name: &str| std::fs::read_to_string(directory.path().join("pki").join(name)).expect("read pki");
-        let tls = ClientTls::new(&pki("ca.crt"), &pki("admin.crt"), &pki("admin.key")).expect("client");
-        let stranger = ClientTls::new(&pki("ca.crt"), "", "").expect("client");
-        let server = running.server.clone();
-        test(Server { address: running.address, server, tls, stranger }).await;
+        test(Server::of(&running, directory.path())).await;
         running.shutdown().await;
     });
 }
 
+/// Where a test runs.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+}
+
+/// How a server in a directory is started.
+pub fn config(directory: &Path) -> Config {
+    Config::new(directory, "127.0.0.1:0".parse().expect("address"))
+}
+
 /// Starts a server in a directory.
-pub async fn start(directory: &std::path::Path) -> Running {
-    let listen = "127.0.0.1:0".parse().expect("address");
-    ApiServer::start(Config::new(directory, listen)).await.expect("start")
+pub async fn start(directory: &Path) -> Running {
+    ApiServer::start(config(directory)).await.expect("start")
 }
 
 impl Server {
+    /// The administrator's access to a server that was started in this directory.
+    pub fn of(running: &Running, directory: &Path) -> Self {
+        let pki = |name: &str| std::fs::read_to_string(directory.join("pki").join(name)).expect("read pki");
+        let tls = ClientTls::new(&pki("ca.crt"), &pki("admin.crt"), &pki("admin.key")).expect("client");
+        let stranger = ClientTls::new(&pki("ca.crt"), "", "").expect("client");
+        Self { address: running.address, server: running.server.clone(), tls, stranger }
+    }
+
     /// Sends a request; `body` empty for none.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.send_as(&self.tls, method, path, headers, body).await

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use apiserver::services::Cidr;
-use apiserver::{ApiServer, Config, StoreChoice};
+use apiserver::{ApiServer, Config, Etcd, StoreChoice};
 
 use super::RoleError;
 
@@ -26,6 +26,15 @@ pub struct Args {
     /// Keep objects elsewhere: etcd=URL[,URL…].
     #[arg(long, value_name = "etcd=URLS", value_parser = store)]
     store: Option<StoreChoice>,
+    /// Certificates of the authorities that etcd's certificates are of.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate that is shown to etcd.
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
     /// Ranges of Service addresses, the primary family first.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/12")]
     service_cidr: Vec<Cidr>,
@@ -35,7 +44,8 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     match text.split_once('=') {
         None if text == "embedded" => Ok(StoreChoice::Embedded),
         Some(("etcd", urls)) if !urls.is_empty() => {
-            Ok(StoreChoice::Etcd(urls.split(',').map(str::to_string).collect()))
+            let urls = urls.split(',').map(str::to_string).collect();
+            Ok(StoreChoice::Etcd(Etcd { urls, ..Etcd::default() }))
         }
         _ => Err("neither `embedded` nor `etcd=URLS`".into()),
     }
@@ -45,10 +55,15 @@ fn store(text: &str) -> Result<StoreChoice, String> {
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
     super::memory::allow_huge_pages(false);
+    let mut store = args.store.unwrap_or_default();
+    if let StoreChoice::Etcd(etcd) = &mut store {
+        etcd.ca_file = args.etcd_cafile;
+        etcd.identity = args.etcd_certfile.zip(args.etcd_keyfile);
+    }
     let config = Config {
         advertise: args.advertise,
         names: args.names,
-        store: args.store.unwrap_or_default(),
+        store,
         service_cidrs: args.service_cidr,
         ..Config::new(args.data_dir, args.listen)
     };

@@ -103,7 +103,7 @@ fn fill(path: &Path, dir: &Path, keys: Option<&Path>) -> Result<(), StoreError> 
     let size = Options::default().segment_bytes_first;
     let io = |error: std::io::Error| super::unavailable(&log, error);
     let active = Segment::create(&log, 1, size, None).map_err(io)?;
-    let mut writer = Log::new(&log, Sizes { first: size, most: size }, active, Vec::new(), None);
+    let mut writer = Log::new(&log, Sizes { first: size, most: size, reserve: 0 }, active, Vec::new(), None);
     let mut frame = Vec::new();
     segment::begin_frame(&mut frame);
     writer.append(&mut frame, 0, blocks.info.revision + 1).map_err(io)

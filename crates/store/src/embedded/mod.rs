@@ -63,6 +63,8 @@ pub struct Options {
     pub segment_bytes_max: u64,
     /// Log bytes after which a checkpoint is made; at least half as many as the last one had.
     pub checkpoint_bytes: u64,
+    /// Bytes of the disk that are kept, twice: for deletions, and for a checkpoint when it is full.
+    pub reserve_bytes: u64,
     /// Writes that may wait at once; more wait outside the queue.
     pub queue_max: usize,
 }
@@ -75,6 +77,7 @@ impl Default for Options {
             segment_bytes_first: 256 << 10,
             segment_bytes_max: 16 << 20,
             checkpoint_bytes: 64 << 20,
+            reserve_bytes: 1 << 20,
             queue_max: 4096,
         }
     }
@@ -174,6 +177,7 @@ impl Embedded {
         let sizes = log::Sizes {
             first: options.segment_bytes_first.max(2 * segment::HEADER),
             most: options.segment_bytes_max.max(options.segment_bytes_first),
+            reserve: options.reserve_bytes,
         };
         let mut replay = Replay { memory: &memory, keys: &keys, deadlines, bytes: 0 };
         let mut interner = crate::codec::Interner::default();
@@ -199,10 +203,15 @@ impl Embedded {
             checkpointing: None,
             checkpoint_bytes: options.checkpoint_bytes,
             since: bytes,
+            covered: 0,
             deadlines,
             asked: Vec::new(),
             retry: None,
             broken: None,
+            full: None,
+            ease_at: None,
+            reserve: (dir.join("reserve"), options.reserve_bytes),
+            vouched: true,
             failed: failed.clone(),
             ended: ended.clone(),
         };
@@ -244,11 +253,6 @@ impl Embedded {
         next.add().and_then(|()| next.save(&self.keys_path)).map_err(failed)?;
         self.keys.replace(next);
         Ok(())
-    }
-
-    /// Why nothing can be written until the next open, if so.
-    pub fn failure(&self) -> Option<String> {
-        self.failed.lock().clone()
     }
 
     async fn moment(&self) -> Result<Moment, StoreError> {
@@ -371,5 +375,12 @@ impl Store for Embedded {
 
     fn counts(&self) -> BTreeMap<Arc<str>, usize> {
         self.memory.counts()
+    }
+
+    fn failure(&self) -> Option<String> {
+        if self.ended.load(Ordering::Acquire) {
+            return Some(StoreError::Closed.to_string());
+        }
+        self.failed.lock().clone()
     }
 }

@@ -84,6 +84,12 @@ impl Queue {
         })
     }
 
+    /// Whether nothing waits.
+    pub fn is_idle(&self) -> bool {
+        let waiting = self.waiting.lock();
+        waiting.inbox.writes.is_empty() && waiting.inbox.commands.is_empty() && !waiting.inbox.closed
+    }
+
     /// Lets the writer end after what is queued.
     pub fn close(&self) {
         self.change(|inbox| {

@@ -132,6 +132,14 @@ impl Segment {
         self.end + length as u64 <= self.size
     }
 
+    /// Writes a frame of no records where the next frame will go and overwrite it. Nobody waits for it.
+    pub fn mark(&self, frame: &[u8]) {
+        if self.fits(frame.len()) {
+            // Without it the frame before is only not vouched for.
+            let _ = self.file.write_all_at(frame, self.end);
+        }
+    }
+
     /// Writes a finished frame and makes it durable.
     pub fn append(&mut self, frame: &[u8], last: u64) -> io::Result<()> {
         self.file.write_all_at(frame, self.end)?;
@@ -144,27 +152,52 @@ impl Segment {
 }
 
 fn prepare(file: &File, sequence: u64, salt: u64, size: u64, reused: bool) -> io::Result<()> {
-    const CHUNK: usize = 256 << 10;
-    const SYNC_EVERY: u64 = 1 << 20;
     if !reused {
         file.set_len(0)?;
     }
     let length = file.metadata()?.len();
-    if length < size {
-        let zeros = vec![0; CHUNK];
-        let mut at = length;
-        while at < size {
-            let count = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
-            file.write_all_at(&zeros[..count], at)?;
-            at += count as u64;
-            // In small steps, so that a commit's sync never waits for all of it.
-            if at % SYNC_EVERY < CHUNK as u64 {
-                file.sync_data()?;
-            }
-        }
-    }
+    write_zeros(file, length, size)?;
     file.write_all_at(&header(sequence, salt, size.max(length)), 0)?;
     file.sync_all()
+}
+
+/// Writes zeros from `at` up to `size`.
+fn write_zeros(file: &File, mut at: u64, size: u64) -> io::Result<()> {
+    const CHUNK: usize = 256 << 10;
+    const SYNC_EVERY: u64 = 1 << 20;
+    if at >= size {
+        return Ok(());
+    }
+    let zeros = vec![0; CHUNK];
+    while at < size {
+        let count = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
+        file.write_all_at(&zeros[..count], at)?;
+        at += count as u64;
+        // In small steps, so that a commit's sync never waits for all of it.
+        if at % SYNC_EVERY < CHUNK as u64 {
+            file.sync_data()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file holds that many bytes of the disk.
+pub(super) fn holds(path: &Path, size: u64) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.len() >= size)
+}
+
+/// Keeps `size` bytes of the disk in a file, for when it is full.
+pub(super) fn hold(path: &Path, size: u64) -> io::Result<()> {
+    if holds(path, size) {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let held = write_zeros(&file, 0, size).and_then(|()| file.sync_all());
+    if held.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    held
 }
 
 /// Makes room for a frame's header.

@@ -2,13 +2,15 @@
 //! and publishes what is durable.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter::Peekable;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::blocks::Moment;
 use super::checkpoint::Checkpoint;
@@ -25,6 +27,10 @@ const FRAME_MAX: usize = 4 << 20;
 const EXPIRE_MAX: usize = 1000;
 /// How often old events are dropped.
 const AGE_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of a frame on a full disk, which has to fit into what is kept for that.
+const FRAME_MAX_FULL: usize = 64 << 10;
+/// How often a full disk is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a failed checkpoint waits before the next.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -45,11 +51,22 @@ pub(super) struct Writer {
     pub threshold: u64,
     /// Log bytes since the last checkpoint began.
     pub since: u64,
+    /// Log bytes that the running checkpoint covers.
+    pub covered: u64,
     pub deadlines: BTreeSet<(u64, Key)>,
     pub asked: Vec<oneshot::Sender<Result<u64, StoreError>>>,
     pub retry: Option<Instant>,
     /// Set when the files can no longer be trusted: nothing is written until the next open.
     pub broken: Option<String>,
+    /// Set while the disk is full: only what frees space is written.
+    pub full: Option<String>,
+    /// When taking space again is tried next, after it failed.
+    pub ease_at: Option<Instant>,
+    /// The file that keeps space for a checkpoint on a full disk, and how much.
+    pub reserve: (PathBuf, u64),
+    /// Whether something after the last frame says that it was complete.
+    pub vouched: bool,
+    /// Why writes are refused, for everybody to see.
     pub failed: Arc<Mutex<Option<String>>>,
     pub ended: Arc<AtomicBool>,
 }
@@ -72,12 +89,18 @@ impl Writer {
             }
             let Inbox { mut writes, commands, closed } = inbox;
             writes.extend(self.expire());
+            self.ease();
             let mut writes = writes.into_iter().peekable();
             while writes.peek().is_some() {
                 self.commit(&mut writes, &mut frame);
             }
             self.commands(commands);
             self.checkpoint_if_due();
+            if !self.vouched && self.queue.is_idle() {
+                segment::begin_frame(&mut frame);
+                self.log.vouch(&mut frame, self.memory.revision() + 1);
+                self.vouched = true;
+            }
             if closed {
                 break;
             }
@@ -91,7 +114,8 @@ impl Writer {
             Instant::now()
                 + Duration::from_secs(at.saturating_sub(now()).min(3600)).max(Duration::from_millis(200))
         });
-        [Some(age), expiry, self.retry].into_iter().flatten().min().unwrap_or(age)
+        let look = self.full.is_some().then(|| Instant::now() + LOOK_EVERY);
+        [Some(age), expiry, self.retry, look].into_iter().flatten().min().unwrap_or(age)
     }
 
     /// Deletions of what has expired.
@@ -123,58 +147,66 @@ impl Writer {
     }
 
     /// Commits the next writes as one frame and answers them.
-    fn commit(
-        &mut self,
-        writes: &mut std::iter::Peekable<impl Iterator<Item = Queued>>,
-        frame: &mut Vec<u8>,
-    ) {
+    fn commit(&mut self, writes: &mut Peekable<std::vec::IntoIter<Queued>>, frame: &mut Vec<u8>) {
         let base = self.memory.revision();
+        let frame_max = if self.full.is_some() { FRAME_MAX_FULL } else { FRAME_MAX };
         let mut heads: HashMap<Key, Option<u64>> = HashMap::new();
-        let mut changes: Vec<Change> = Vec::new();
-        let mut accepted = Vec::new();
+        let mut accepted: Vec<Queued> = Vec::new();
         let mut refused = Vec::new();
         segment::begin_frame(frame);
         while let Some(next) = writes.peek() {
-            if !changes.is_empty() && frame.len() + next.record.len() > FRAME_MAX {
+            if !accepted.is_empty() && frame.len() + next.record.len() > frame_max {
                 break;
             }
             let Some(queued) = writes.next() else { break };
-            let Queued { key, precondition, to, record, done, place } = queued;
-            let head = match heads.get(&key) {
+            let head = match heads.get(&queued.key) {
                 Some(head) => *head,
-                None => self.memory.get(&key).map(|object| object.modified),
+                None => self.memory.get(&queued.key).map(|object| object.modified),
             };
-            if !holds(precondition, head, matches!(to, To::Delete { .. })) {
-                refused.push((key, done, place));
+            if !holds(queued.precondition, head, matches!(queued.to, To::Delete { .. })) {
+                refused.push(queued);
                 continue;
             }
-            let revision = base + changes.len() as u64 + 1;
-            heads.insert(key.clone(), matches!(to, To::Put { .. }).then_some(revision));
-            frame.extend_from_slice(&record);
-            accepted.push((done, place));
-            changes.push(Change { key, revision, to });
+            if let Some(full) = self.full.as_ref().filter(|_| !frees(&queued.to)) {
+                answer(queued.done, Err(StoreError::NoSpace(full.clone())));
+                continue;
+            }
+            let revision = base + accepted.len() as u64 + 1;
+            heads.insert(queued.key.clone(), matches!(queued.to, To::Put { .. }).then_some(revision));
+            frame.extend_from_slice(&queued.record);
+            accepted.push(queued);
         }
-        if !changes.is_empty() {
-            match self.append(frame, changes.len(), base + 1) {
-                Ok(()) => self.publish(changes, accepted),
-                Err(error) => {
-                    let again = || match &error {
-                        StoreError::NoSpace(text) => StoreError::NoSpace(text.clone()),
-                        other => StoreError::Unavailable(other.to_string()),
-                    };
-                    let later = now() + RETRY_AFTER.as_secs();
-                    for ((done, _), change) in accepted.into_iter().zip(changes) {
-                        match done {
-                            Some(_) => answer(done, Err(again())),
-                            None => drop(self.deadlines.insert((later, change.key))),
-                        }
+        if !accepted.is_empty() {
+            match self.append(frame, accepted.len(), base + 1) {
+                Ok(()) => self.publish(accepted, base + 1),
+                Err(StoreError::NoSpace(text)) if self.full.is_none() => {
+                    self.press(text);
+                    let mut again = accepted.into_iter().peekable();
+                    while again.peek().is_some() {
+                        self.commit(&mut again, frame);
                     }
                 }
+                Err(error) => self.give_up(accepted, &error),
             }
         }
-        for (key, done, _place) in refused {
+        for Queued { key, done, .. } in refused {
             let current = self.memory.get(&key);
             answer(done, Err(StoreError::Conflict { key, current }));
+        }
+    }
+
+    /// Answers writes that could not be written; the store's own are tried again later.
+    fn give_up(&mut self, writes: Vec<Queued>, error: &StoreError) {
+        let later = now() + RETRY_AFTER.as_secs();
+        for write in writes {
+            let again = match error {
+                StoreError::NoSpace(text) => StoreError::NoSpace(text.clone()),
+                other => StoreError::Unavailable(other.to_string()),
+            };
+            match write.done {
+                Some(_) => answer(write.done, Err(again)),
+                None => drop(self.deadlines.insert((later, write.key))),
+            }
         }
     }
 
@@ -188,6 +220,7 @@ impl Writer {
         match self.log.append(frame, count, first) {
             Ok(()) => {
                 self.since += frame.len() as u64;
+                self.vouched = false;
                 Ok(())
             }
             Err(error) => {
@@ -198,24 +231,68 @@ impl Writer {
                 }
                 // After a failed fdatasync the kernel may have dropped what was written: only a new open can tell.
                 let text = format!("{text}; nothing more is written until the store is opened again");
-                tracing::error!("{text}");
-                *self.failed.lock() = Some(text.clone());
-                self.broken = Some(text.clone());
+                self.fail(text.clone());
                 Err(StoreError::Unavailable(text))
             }
         }
     }
 
-    fn publish(&mut self, changes: Vec<Change>, accepted: Vec<(Done, Option<OwnedSemaphorePermit>)>) {
-        for change in &changes {
-            match &change.to {
-                To::Put { expires: Some(at), .. } => drop(self.deadlines.insert((*at, change.key.clone()))),
-                To::Put { .. } | To::Delete { .. } => {}
+    /// Writes nothing more.
+    fn fail(&mut self, text: String) {
+        tracing::error!("{text}");
+        *self.failed.lock() = Some(text.clone());
+        self.broken = Some(text);
+    }
+
+    /// The disk is full: from now on only what frees space is written, in what is kept for that.
+    fn press(&mut self, text: String) {
+        let told = format!("{text}; only deletions are written until there is space again");
+        tracing::error!("{told}");
+        self.log.press();
+        *self.failed.lock() = Some(told.clone());
+        self.full = Some(told);
+        self.ease_at = None;
+    }
+
+    /// Takes all writes again if the disk has room again.
+    fn ease(&mut self) {
+        let waits = self.ease_at.is_some_and(|at| Instant::now() < at);
+        // A running checkpoint has what is kept for it.
+        if self.full.is_none() || self.broken.is_some() || self.checkpointing.is_some() || waits {
+            return;
+        }
+        let (path, size) = &self.reserve;
+        let also = if segment::holds(path, *size) { 0 } else { *size };
+        let eased = match self.log.ease(also) {
+            Ok(true) => segment::hold(path, *size).map(|()| true),
+            other => other,
+        };
+        match eased {
+            Ok(true) => {
+                tracing::info!("the disk has space again; all writes are taken");
+                self.full = None;
+                *self.failed.lock() = None;
             }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!("space on the disk not taken: {error}");
+                self.ease_at = Some(Instant::now() + RETRY_AFTER);
+            }
+        }
+    }
+
+    fn publish(&mut self, writes: Vec<Queued>, first: u64) {
+        let (mut changes, mut waiting) = (Vec::new(), Vec::new());
+        for (revision, Queued { key, to, done, place, .. }) in (first..).zip(writes) {
+            if let To::Put { expires: Some(at), .. } = &to {
+                self.deadlines.insert((*at, key.clone()));
+            }
+            changes.push(Change { key, revision, to });
+            waiting.push((done, place));
         }
         let Some(last) = changes.last().map(|change| change.revision) else { return };
         let results = self.memory.publish(changes, last);
-        for ((done, _place), result) in accepted.into_iter().zip(results) {
+        for ((done, _place), result) in waiting.into_iter().zip(results) {
             answer(done, result.ok_or(StoreError::Closed));
         }
     }
@@ -239,16 +316,21 @@ impl Writer {
     /// Begins a checkpoint when enough was logged or one was asked for; waits for a running one when the log
     /// has outgrown it by far, so that disk use stays bounded.
     fn checkpoint_if_due(&mut self) {
-        if self.checkpointing.is_some() && self.since > 2 * self.threshold {
+        if self.checkpointing.is_some() && self.covered + self.since > 3 * self.threshold {
             self.end_checkpoint();
         }
-        let due = self.since > self.threshold && self.retry.is_none_or(|at| Instant::now() >= at);
+        // On a full disk a checkpoint may let go of much log.
+        let enough = self.since > self.threshold || self.full.is_some() && self.since > 0;
+        let due = enough && self.retry.is_none_or(|at| Instant::now() >= at);
         if self.checkpointing.is_some() || self.broken.is_some() || !due && self.asked.is_empty() {
             return;
         }
         let Some(mut checkpoint) = self.checkpoint.take() else { return };
+        if self.full.is_some() {
+            let _ = std::fs::remove_file(&self.reserve.0);
+        }
         let moment = self.moment();
-        self.since = 0;
+        self.covered = std::mem::take(&mut self.since);
         self.retry = None;
         let (keys, queue) = (self.keys.clone(), self.queue.clone());
         let write = move || {
@@ -258,7 +340,7 @@ impl Writer {
         };
         match std::thread::Builder::new().name("store-checkpoint".into()).spawn(write) {
             Ok(thread) => self.checkpointing = Some(thread),
-            Err(error) => self.broken = Some(format!("no thread for a checkpoint: {error}")),
+            Err(error) => self.fail(format!("no thread for a checkpoint: {error}; start the process again")),
         }
     }
 
@@ -266,7 +348,7 @@ impl Writer {
     fn end_checkpoint(&mut self) {
         let Some(thread) = self.checkpointing.take() else { return };
         let Ok((checkpoint, result)) = thread.join() else {
-            self.broken = Some("checkpoint thread panicked; open the store again".into());
+            self.fail("checkpoint thread panicked; open the store again".into());
             return;
         };
         let result = result.and_then(|()| {
@@ -287,6 +369,7 @@ impl Writer {
         }
         self.threshold = super::threshold(self.checkpoint_bytes, &checkpoint);
         self.checkpoint = Some(checkpoint);
+        self.ease();
     }
 
     /// Ends with an empty frame, which vouches for the one before it.
@@ -308,6 +391,16 @@ fn holds(precondition: Precondition, head: Option<u64>, delete: bool) -> bool {
         Precondition::Absent => head.is_none() && !delete,
         Precondition::Revision(revision) => head == Some(revision),
         Precondition::None => head.is_some() || !delete,
+    }
+}
+
+/// Whether a write makes the store smaller, now or as a step towards it: a deletion, or a state of an object whose
+/// deletion has begun.
+fn frees(to: &To) -> bool {
+    const ENDING: &[u8] = b"\"deletionTimestamp\":";
+    match to {
+        To::Delete { .. } => true,
+        To::Put { draft, .. } => draft.bytes.windows(ENDING.len()).any(|part| part == ENDING),
     }
 }
 

@@ -11,6 +11,7 @@ mod proto;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -19,8 +20,9 @@ use tokio::task::AbortHandle;
 use self::client::{Client, told};
 use self::names::Prefix;
 use self::proto::{
-    Compare, DeleteRangeRequest, EQUAL, GREATER, LeaseGrantRequest, LeaseGrantResponse, MOD, Operation,
-    PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
+    AlarmRequest, AlarmResponse, Compare, DeleteRangeRequest, EQUAL, GREATER, LeaseGrantRequest,
+    LeaseGrantResponse, MOD, NO_SPACE, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp,
+    TxnRequest, TxnResponse,
 };
 use crate::api::{Draft, Key, Object, Pending, Precondition, Snapshot, Store, StoreError, Watch, Write};
 use crate::memory::{History, Memory};
@@ -33,6 +35,11 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 /// After this the revision is pushed on by a write of our own.
 const NUDGE_FIRST: Duration = Duration::from_millis(50);
 const NUDGE_MOST: Duration = Duration::from_secs(2);
+/// How often etcd is asked whether it is there, and how long it may take to answer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+const FULL: &str = "etcd: its database has no space; compact and defragment it, then disarm its alarm";
 
 /// TLS towards etcd.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +101,10 @@ struct Inner {
     last: Mutex<HashMap<Key, Draft>>,
     /// By the second at which they end.
     leases: tokio::sync::Mutex<BTreeMap<u64, Lease>>,
+    /// Why writes are refused, as far as is known.
+    failed: Mutex<Option<String>>,
+    /// A write was refused for want of space.
+    full: AtomicBool,
 }
 
 impl Inner {
@@ -167,6 +178,11 @@ impl Inner {
                 self.catch_up(revision, CATCH_UP_MAX).await.map(|_| (answer.succeeded, revision))
             }
             Err(status) => Err(match told(&status) {
+                StoreError::NoSpace(text) => {
+                    self.full.store(true, Ordering::Relaxed);
+                    *self.failed.lock() = Some(text.clone());
+                    StoreError::NoSpace(text)
+                }
                 StoreError::Unavailable(text) => {
                     StoreError::Unavailable(format!("{text}; the write may have happened"))
                 }
@@ -217,6 +233,43 @@ impl Inner {
         }
     }
 
+    /// Notes again and again whether etcd takes writes.
+    async fn look(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let found = tokio::time::timeout(LOOK_MAX, self.trouble()).await;
+            let found =
+                found.unwrap_or_else(|_| Some(format!("etcd: no answer in {} s", LOOK_MAX.as_secs())));
+            let before = std::mem::replace(&mut *self.failed.lock(), found.clone());
+            match (before, found) {
+                (None, Some(text)) => tracing::error!("{text}; writes fail until this is mended"),
+                (Some(_), None) => tracing::info!("etcd takes writes again"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Why etcd would not take a write. Without a quorum it does not answer, and only its alarms tell that a
+    /// write which found no space would find it now.
+    async fn trouble(&self) -> Option<String> {
+        if let Err(error) = self.latest().await {
+            return Some(error.to_string());
+        }
+        if !self.full.load(Ordering::Relaxed) {
+            return None;
+        }
+        let answer: Result<AlarmResponse, _> =
+            self.client.call("/etcdserverpb.Maintenance/Alarm", AlarmRequest {}).await;
+        match answer {
+            Err(status) => Some(told(&status).to_string()),
+            Ok(answer) if answer.alarms.iter().any(|alarm| alarm.alarm == NO_SPACE) => Some(FULL.to_owned()),
+            Ok(_) => {
+                self.full.store(false, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
     /// What the quorum has now.
     async fn latest(&self) -> Result<u64, StoreError> {
         let request =
@@ -254,9 +307,14 @@ impl Etcd {
             prefix: Prefix::new(&options.prefix),
             last: Mutex::default(),
             leases: tokio::sync::Mutex::default(),
+            failed: Mutex::default(),
+            full: AtomicBool::new(false),
         });
         feed::load(&inner).await?;
-        let mut tasks = vec![tokio::spawn(feed::run(inner.clone())).abort_handle()];
+        let mut tasks = vec![
+            tokio::spawn(feed::run(inner.clone())).abort_handle(),
+            tokio::spawn(inner.clone().look()).abort_handle(),
+        ];
         if let Some(every) = options.compact_every {
             tasks.push(tokio::spawn(feed::compact(inner.clone(), every)).abort_handle());
         }
@@ -327,5 +385,9 @@ impl Store for Etcd {
 
     fn counts(&self) -> BTreeMap<Arc<str>, usize> {
         self.inner.memory.counts()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.inner.failed.lock().clone()
     }
 }

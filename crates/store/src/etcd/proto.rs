@@ -176,3 +176,22 @@ pub(super) struct LeaseGrantResponse {
     #[prost(int64, tag = "2")]
     pub id: i64,
 }
+
+/// Asks for all alarms: every other field has its default.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AlarmRequest {}
+
+/// `etcdserverpb.AlarmType`.
+pub(super) const NO_SPACE: i32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Alarm {
+    #[prost(int32, tag = "2")]
+    pub alarm: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AlarmResponse {
+    #[prost(message, repeated, tag = "2")]
+    pub alarms: Vec<Alarm>,
+}

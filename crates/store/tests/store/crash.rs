@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::suite::{copy_dir, delete, json, pod, put};
+use crate::suite::{copy_dir, delete, draft, json, pod, put};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store::{Embedded, Options, Precondition, Store, StoreError};
 
@@ -30,6 +30,7 @@ fn small() -> Options {
         segment_bytes_first: 16 << 10,
         segment_bytes_max: 64 << 10,
         checkpoint_bytes: 128 << 10,
+        reserve_bytes: 64 << 10,
         ..Options::default()
     }
 }
@@ -204,32 +205,85 @@ fn child_that_fills_its_disk() {
     };
     assert!(matches!(error, StoreError::NoSpace(_)), "{error}");
     assert!(done > 10);
+    assert!(store.failure().is_some_and(|text| text.contains("only deletions")), "{:?}", store.failure());
     let revision = store.revision();
     for _ in 0..20 {
         assert!(matches!(write(&store, 5000), Err(StoreError::NoSpace(_))));
         assert!((0..done).all(|n| store.get(&pod(&n.to_string())).is_some()), "reads go on");
     }
     assert_eq!(store.revision(), revision);
+    let ending = draft(r#"x","deletionTimestamp":"now"#);
+    let ending =
+        store::Write { key: pod("0"), precondition: Precondition::None, value: Some(ending), last: None };
+    assert_eq!(runtime.block_on(store.write(ending)).unwrap().modified, revision + 1);
+    for n in 0..9 {
+        let deleted = runtime.block_on(store.write(delete(&pod(&n.to_string()), Precondition::None)));
+        assert_eq!(deleted.unwrap().modified, revision + 2 + n);
+    }
+    assert!(store.failure().is_some());
     std::fs::remove_file(dir.join("filler")).unwrap();
+    until_there_is_space(&store);
     let after = write(&store, done).unwrap();
-    assert_eq!(after.modified, revision + 1);
+    assert_eq!(after.modified, revision + 11);
+    assert_eq!(store.failure(), None);
     drop(store);
     let store = Embedded::open(&dir.join("store"), small()).unwrap();
     assert_eq!(store.revision(), after.modified);
-    assert!((0..=done).all(|n| store.get(&pod(&n.to_string())).is_some()));
+    assert!((9..=done).all(|n| store.get(&pod(&n.to_string())).is_some()));
+    assert!((0..9).all(|n| store.get(&pod(&n.to_string())).is_none()));
     assert!(store.get(&pod("5000")).is_none());
 }
 
+/// The disk is looked at every second.
+fn until_there_is_space(store: &Embedded) {
+    for _ in 0..1000 {
+        if store.failure().is_none() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{:?}", store.failure());
+}
+
+/// A store that filled the disk by itself: what is deleted makes room for what comes.
 #[test]
-fn a_full_disk_refuses_writes_until_there_is_space() {
+fn child_that_makes_room() {
+    let Ok(dir) = std::env::var(FULL) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = Embedded::open(&Path::new(&dir).join("store"), small()).unwrap();
+    let text = "x".repeat(10_000);
+    let write =
+        |n: u64| runtime.block_on(store.write(put(&pod(&n.to_string()), Precondition::Absent, &text)));
+    let done = (0..1000).find(|n| write(*n).is_err()).expect("the disk never was full");
+    for n in 0..done {
+        runtime.block_on(store.write(delete(&pod(&n.to_string()), Precondition::None))).unwrap();
+    }
+    runtime.block_on(store.checkpoint()).unwrap();
+    until_there_is_space(&store);
+    for n in 0..20 {
+        write(5000 + n).unwrap();
+    }
+}
+
+fn on_a_tiny_disk(child: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let script = r#"mount -t tmpfs -o size=3m tmpfs "$0" && exec "$1" --exact crash::child_that_fills_its_disk --nocapture"#;
+    let script = r#"mount -t tmpfs -o size=3m tmpfs "$0" && exec "$1" --exact "crash::$2" --nocapture"#;
     let mut command = Command::new("unshare");
     // Who is not root becomes it in a user namespace.
     command.args(if nix::unistd::geteuid().is_root() { &["-m"][..] } else { &["-Urm"][..] });
-    command.args(["sh", "-c", script]).arg(dir.path()).arg(std::env::current_exe().unwrap());
+    command.args(["sh", "-c", script]).arg(dir.path()).arg(std::env::current_exe().unwrap()).arg(child);
     let output = command.env(FULL, dir.path()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the mount stayed in its namespace");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_space() {
+    on_a_tiny_disk("child_that_fills_its_disk");
+}
+
+#[test]
+fn deletions_make_room_on_a_full_disk() {
+    on_a_tiny_disk("child_that_makes_room");
 }

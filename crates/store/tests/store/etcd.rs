@@ -135,6 +135,9 @@ async fn watches_survive_a_restart_of_etcd() {
         Err(StoreError::Unavailable(_))
     ));
     assert!(store.get(&pod("a")).is_some(), "reads go on");
+    while store.failure().is_none() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.restart();
     let start = Instant::now();
     let second = loop {
@@ -146,6 +149,9 @@ async fn watches_survive_a_restart_of_etcd() {
     };
     let (events, _) = tokio::time::timeout(Duration::from_secs(30), watch.next(100)).await.unwrap().unwrap();
     assert!(events.iter().any(|event| event.object.modified == second.modified));
+    while store.failure().is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
