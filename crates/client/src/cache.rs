@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
+use crate::reflector::{self, Filling, Source};
 use crate::{ApiResource, Client, Kind, ListOptions, Object};
 
 /// An object's place in its collection. The namespace is empty for cluster-scoped kinds.
@@ -201,11 +202,7 @@ impl Subscription {
 
 /// How a cache is to be filled; see [`Cache::builder`].
 pub struct CacheBuilder<T> {
-    pub(crate) client: Client,
-    pub(crate) resource: ApiResource,
-    pub(crate) namespace: String,
-    pub(crate) options: ListOptions,
-    pub(crate) partial: bool,
+    source: Source,
     indexes: Vec<Index<T>>,
     trim: fn(&mut T),
 }
@@ -214,21 +211,21 @@ impl<T: Object> CacheBuilder<T> {
     /// Only objects of this namespace.
     #[must_use]
     pub fn namespace(mut self, namespace: &str) -> Self {
-        self.namespace = namespace.to_owned();
+        self.source.namespace = namespace.to_owned();
         self
     }
 
     /// Only objects that these selectors match.
     #[must_use]
     pub fn options(mut self, options: ListOptions) -> Self {
-        self.options = options;
+        self.source.options = options;
         self
     }
 
     /// The server sends metadata alone.
     #[must_use]
     pub fn partial(mut self) -> Self {
-        self.partial = true;
+        self.source.partial = true;
         self
     }
 
@@ -248,18 +245,15 @@ impl<T: Object> CacheBuilder<T> {
 
     /// Starts the watch. Needs a Tokio runtime. It ends when the last clone of the cache is dropped.
     #[must_use]
-    pub fn start(mut self) -> Cache<T> {
+    pub fn start(self) -> Cache<T> {
         let shared = Arc::new(Shared {
-            store: RwLock::new(Store {
-                objects: BTreeMap::new(),
-                indexes: std::mem::take(&mut self.indexes),
-            }),
+            store: RwLock::new(Store { objects: BTreeMap::new(), indexes: self.indexes }),
             hooks: RwLock::default(),
             subscriptions: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
             trim: self.trim,
         });
-        let task = tokio::spawn(crate::reflector::run(self, shared.clone()));
+        let task = tokio::spawn(reflector::run(self.source, Box::new(Filling::of(shared.clone()))));
         Cache { task: Arc::new(Running { task, shared: shared.clone() }), shared }
     }
 }
@@ -304,11 +298,13 @@ impl<T: Object> Cache<T> {
     #[must_use]
     pub fn builder_at(client: Client, resource: ApiResource) -> CacheBuilder<T> {
         CacheBuilder {
-            client,
-            resource,
-            namespace: String::new(),
-            options: ListOptions::default(),
-            partial: false,
+            source: Source {
+                client,
+                resource,
+                namespace: String::new(),
+                options: ListOptions::default(),
+                partial: false,
+            },
             indexes: Vec::new(),
             trim: |object| object.meta_mut().managed_fields = None,
         }

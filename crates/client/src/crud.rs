@@ -13,10 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::json::decode;
 use crate::options::Query;
 use crate::{
     ApiError, ApiResource, Body, Config, ConfigError, DeleteOptions, Error, HttpsTransport, Kind, List,
-    ListOptions, Object, Patch, Transport, TransportError, WatchStream, WriteOptions,
+    ListOptions, Patch, Transport, TransportError, WatchStream, WriteOptions,
 };
 
 /// The largest answer that is read whole, in bytes.
@@ -171,6 +172,19 @@ impl Client {
         self.accepting(Method::GET, &uri, PARTIAL_LIST).await
     }
 
+    /// [`Client::list_at`] or [`Client::list_partial`], not decoded; with what was asked, for errors.
+    pub(crate) async fn list_text(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        options: &ListOptions,
+        partial: bool,
+    ) -> Result<(String, Bytes), Error> {
+        let uri = options.query().onto(&resource.path(namespace, None, None));
+        let accept = if partial { PARTIAL_LIST } else { JSON };
+        self.exchange(Method::GET, &uri, accept, JSON, Bytes::new()).await
+    }
+
     /// [`Client::create`] of a kind known at run time.
     pub async fn create_at<B: Serialize, T: DeserializeOwned>(
         &self,
@@ -282,7 +296,7 @@ impl Client {
     /// Server-side apply of the object, taking over every field it names.
     pub async fn apply<K: Kind>(&self, object: &K, manager: &str) -> Result<K, Error> {
         let meta = object.meta();
-        let value = serde_json::to_value(object).map_err(|e| Error::Request(e.to_string()))?;
+        let value = crate::json::to_value(object)?;
         let options =
             WriteOptions { force: true, field_manager: manager.to_owned(), ..WriteOptions::default() };
         let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), named(meta.name.as_deref())?);
@@ -323,9 +337,8 @@ impl Client {
         uri: &str,
         accept: &str,
     ) -> Result<T, Error> {
-        let what = format!("{method} {uri}");
-        let response = self.raw(method, uri, accept, Bytes::new()).await?;
-        decode(what, &whole(response.into_body()).await?)
+        let (what, answer) = self.exchange(method, uri, accept, JSON, Bytes::new()).await?;
+        decode(what, &answer)
     }
 
     async fn json<B: Serialize, T: DeserializeOwned>(
@@ -335,15 +348,29 @@ impl Client {
         content_type: &str,
         body: Option<&B>,
     ) -> Result<T, Error> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|e| Error::Request(e.to_string()))?;
+        let body = body.map(Bytes::from).unwrap_or_default();
+        let (what, answer) = self.exchange(method, uri, JSON, content_type, body).await?;
+        decode(what, &answer)
+    }
+
+    /// Sends a request and reads the whole answer; gives what was asked too, for errors. All that does not
+    /// depend on the kind is here, so that there is one of it and not one for every kind.
+    async fn exchange(
+        &self,
+        method: Method,
+        uri: &str,
+        accept: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<(String, Bytes), Error> {
         let what = format!("{method} {uri}");
-        let mut request = self.request(method, uri).header(ACCEPT, JSON);
-        let mut bytes = Bytes::new();
-        if let Some(body) = body {
-            bytes = serde_json::to_vec(body).map_err(|e| Error::Request(e.to_string()))?.into();
+        let mut request = self.request(method, uri).header(ACCEPT, accept);
+        if !body.is_empty() {
             request = request.header(CONTENT_TYPE, content_type);
         }
-        let response = self.open(request, bytes).await?;
-        decode(what, &whole(response.into_body()).await?)
+        let response = self.open(request, body).await?;
+        Ok((what, whole(response.into_body()).await?))
     }
 
     fn request(&self, method: Method, uri: &str) -> http::request::Builder {
@@ -363,10 +390,6 @@ impl Client {
 
 fn named(name: Option<&str>) -> Result<&str, Error> {
     name.filter(|n| !n.is_empty()).ok_or_else(|| Error::Request("the object has no name".to_owned()))
-}
-
-fn decode<T: DeserializeOwned>(what: String, bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Decode { what, source })
 }
 
 async fn whole(body: Body) -> Result<Bytes, Error> {
@@ -405,37 +428,4 @@ impl ApiResource {
         let query: Query = options.query();
         query.onto(&self.path(namespace, None, None))
     }
-}
-
-/// Lists every page of a kind known at run time.
-pub(crate) async fn list_all<T: Object>(
-    client: &Client,
-    resource: &ApiResource,
-    namespace: &str,
-    options: &ListOptions,
-    partial: bool,
-) -> Result<List<T>, Error> {
-    const PAGE: u32 = 500;
-    let mut options = ListOptions { limit: PAGE, ..options.clone() };
-    let mut all: Option<List<T>> = None;
-    loop {
-        let page = match partial {
-            true => client.list_partial(resource, namespace, &options).await?,
-            false => client.list_at(resource, namespace, &options).await?,
-        };
-        options.continue_token = page.metadata.continue_.clone().unwrap_or_default();
-        let all = match &mut all {
-            Some(all) => {
-                all.items.extend(page.items);
-                all.metadata = page.metadata;
-                all
-            }
-            None => all.insert(page),
-        };
-        if options.continue_token.is_empty() {
-            all.metadata.continue_ = None;
-            break;
-        }
-    }
-    all.ok_or_else(|| Error::Request("no page was read".to_owned()))
 }

@@ -7,27 +7,104 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use tokio::time::Instant;
 
 use crate::cache::Shared;
-use crate::crud::list_all;
-use crate::{CacheBuilder, Error, ListOptions, Object, ObjectKey, WatchEvent, WatchStream};
+use crate::watch::Told;
+use crate::{ApiResource, Client, Error, List, ListOptions, Object, ObjectKey, WatchStream};
 
 const DELAY_MIN: Duration = Duration::from_millis(50);
 const DELAY_MAX: Duration = Duration::from_secs(30);
 /// A watch that lived this long proves the server well.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-struct Reflector<T> {
-    source: CacheBuilder<T>,
+/// Where a cache is filled from.
+pub(crate) struct Source {
+    pub(crate) client: Client,
+    pub(crate) resource: ApiResource,
+    pub(crate) namespace: String,
+    pub(crate) options: ListOptions,
+    /// The server sends metadata alone.
+    pub(crate) partial: bool,
+}
+
+/// What a reflector fills, without its kind: there is one reflector in the program and not one for every
+/// kind. Objects come as text.
+pub(crate) trait Sink: Send + Sync {
+    /// A reading of the whole collection begins.
+    fn begin(&mut self);
+    /// One object of the collection.
+    fn collect(&mut self, object: &[u8], gone: bool) -> Result<(), serde_json::Error>;
+    /// One page of the collection.
+    fn collect_page(&mut self, page: &[u8]) -> Result<ListMeta, serde_json::Error>;
+    /// The collection is complete, as of this revision.
+    fn complete(&mut self, revision: u64);
+    /// One object changed or went. Gives its resource version.
+    fn apply(&mut self, object: &[u8], gone: bool) -> Result<String, serde_json::Error>;
+    /// Nothing changed up to this revision.
+    fn advance(&mut self, revision: u64);
+}
+
+/// The sink of a cache.
+pub(crate) struct Filling<T> {
     shared: Arc<Shared<T>>,
+    objects: BTreeMap<ObjectKey, T>,
+}
+
+impl<T> Filling<T> {
+    pub(crate) fn of(shared: Arc<Shared<T>>) -> Self {
+        Self { shared, objects: BTreeMap::new() }
+    }
+}
+
+impl<T: Object> Sink for Filling<T> {
+    fn begin(&mut self) {
+        self.objects.clear();
+    }
+
+    fn collect(&mut self, object: &[u8], gone: bool) -> Result<(), serde_json::Error> {
+        let object: T = serde_json::from_slice(object)?;
+        let key = ObjectKey::of(&object);
+        match gone {
+            true => drop(self.objects.remove(&key)),
+            false => drop(self.objects.insert(key, object)),
+        }
+        Ok(())
+    }
+
+    fn collect_page(&mut self, page: &[u8]) -> Result<ListMeta, serde_json::Error> {
+        let page: List<T> = serde_json::from_slice(page)?;
+        self.objects.extend(page.items.into_iter().map(|o| (ObjectKey::of(&o), o)));
+        Ok(page.metadata)
+    }
+
+    fn complete(&mut self, revision: u64) {
+        self.shared.replace(std::mem::take(&mut self.objects), revision);
+    }
+
+    fn apply(&mut self, object: &[u8], gone: bool) -> Result<String, serde_json::Error> {
+        let object: T = serde_json::from_slice(object)?;
+        let version = object.meta().resource_version.clone().unwrap_or_default();
+        self.shared.apply(ObjectKey::of(&object), (!gone).then_some(object), number(&version));
+        Ok(version)
+    }
+
+    fn advance(&mut self, revision: u64) {
+        self.shared.advance(revision);
+    }
+}
+
+struct Reflector {
+    source: Source,
+    sink: Box<dyn Sink>,
     /// Where the watch goes on; empty starts over.
     resource_version: String,
     streaming: bool,
 }
 
-pub(crate) async fn run<T: Object>(source: CacheBuilder<T>, shared: Arc<Shared<T>>) {
-    let mut reflector = Reflector { source, shared, resource_version: String::new(), streaming: true };
+pub(crate) async fn run(source: Source, sink: Box<dyn Sink>) {
+    let mut reflector = Reflector { source, sink, resource_version: String::new(), streaming: true };
     let mut delay = DELAY_MIN;
     loop {
         let started = Instant::now();
@@ -56,13 +133,14 @@ fn jittered(delay: Duration) -> Duration {
     delay / 2 + delay.mul_f64((random % 1024) as f64 / 2048.0)
 }
 
-impl<T: Object> Reflector<T> {
+impl Reflector {
     /// Lists if needed, then watches until the watch ends.
     async fn round(&mut self) -> Result<(), Error> {
         if !self.resource_version.is_empty() {
             let stream = self.watch(false).await?;
             return self.follow(stream).await;
         }
+        self.sink.begin();
         if self.streaming {
             match self.watch(true).await {
                 Ok(stream) => return self.fill(stream).await,
@@ -70,13 +148,26 @@ impl<T: Object> Reflector<T> {
                 Err(error) => return Err(error),
             }
         }
-        let s = &self.source;
-        let list = list_all(&s.client, &s.resource, &s.namespace, &s.options, s.partial).await?;
-        self.resource_version = list.metadata.resource_version.unwrap_or_default();
-        let objects = list.items.into_iter().map(|o| (ObjectKey::of(&o), o)).collect();
-        self.shared.replace(objects, number(&self.resource_version));
+        self.list().await?;
         let stream = self.watch(false).await?;
         self.follow(stream).await
+    }
+
+    /// Reads the collection page by page.
+    async fn list(&mut self) -> Result<(), Error> {
+        const PAGE: u32 = 500;
+        let s = &self.source;
+        let mut options = ListOptions { limit: PAGE, ..s.options.clone() };
+        loop {
+            let (what, page) = s.client.list_text(&s.resource, &s.namespace, &options, s.partial).await?;
+            let metadata = self.sink.collect_page(&page).map_err(|source| Error::Decode { what, source })?;
+            self.resource_version = metadata.resource_version.unwrap_or_default();
+            options.continue_token = metadata.continue_.unwrap_or_default();
+            if options.continue_token.is_empty() {
+                self.sink.complete(number(&self.resource_version));
+                return Ok(());
+            }
+        }
     }
 
     async fn watch(&self, initial: bool) -> Result<WatchStream, Error> {
@@ -87,53 +178,43 @@ impl<T: Object> Reflector<T> {
 
     /// Reads the initial events, then follows.
     async fn fill(&mut self, mut stream: WatchStream) -> Result<(), Error> {
-        let mut objects = BTreeMap::new();
         loop {
-            match stream.next::<T>().await? {
-                None => return Ok(()),
-                Some(WatchEvent::Added(o) | WatchEvent::Modified(o)) => {
-                    objects.insert(ObjectKey::of(&o), o);
+            let Some(event) = stream.next_text().await? else { return Ok(()) };
+            match event.told()? {
+                Told::Object { kind, object } => {
+                    if let Err(error) = self.sink.collect(object, kind == "DELETED") {
+                        self.unreadable(&error);
+                    }
                 }
-                Some(WatchEvent::Deleted(o)) => {
-                    objects.remove(&ObjectKey::of(&o));
-                }
-                Some(WatchEvent::Bookmark { resource_version, initial_end: true }) => {
+                Told::Bookmark { resource_version, initial_end: true } => {
                     self.resource_version = resource_version;
                     break;
                 }
-                Some(WatchEvent::Bookmark { .. }) => {}
-                Some(WatchEvent::Unreadable(error)) => self.unreadable(&error),
+                Told::Bookmark { .. } => {}
             }
         }
-        self.shared.replace(objects, number(&self.resource_version));
+        self.sink.complete(number(&self.resource_version));
         self.follow(stream).await
     }
 
     async fn follow(&mut self, mut stream: WatchStream) -> Result<(), Error> {
-        while let Some(event) = stream.next::<T>().await? {
-            let (object, gone) = match event {
-                WatchEvent::Added(o) | WatchEvent::Modified(o) => (o, false),
-                WatchEvent::Deleted(o) => (o, true),
-                WatchEvent::Bookmark { resource_version, .. } => {
-                    self.shared.advance(number(&resource_version));
+        while let Some(event) = stream.next_text().await? {
+            match event.told()? {
+                Told::Object { kind, object } => match self.sink.apply(object, kind == "DELETED") {
+                    Ok(version) => self.resource_version = version,
+                    Err(error) => self.unreadable(&error),
+                },
+                Told::Bookmark { resource_version, .. } => {
+                    self.sink.advance(number(&resource_version));
                     self.resource_version = resource_version;
-                    continue;
                 }
-                WatchEvent::Unreadable(error) => {
-                    self.unreadable(&error);
-                    continue;
-                }
-            };
-            let version = object.meta().resource_version.clone().unwrap_or_default();
-            let revision = number(&version);
-            self.resource_version = version;
-            self.shared.apply(ObjectKey::of(&object), (!gone).then_some(object), revision);
+            }
         }
         Ok(())
     }
 
-    fn unreadable(&self, error: &str) {
-        tracing::warn!(resource = %self.source.resource.plural, error, "an object cannot be read and is left out");
+    fn unreadable(&self, error: &serde_json::Error) {
+        tracing::warn!(resource = %self.source.resource.plural, %error, "an object cannot be read and is left out");
     }
 }
 

@@ -4,8 +4,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The object as JSON. The kinds planners handle always have a JSON form.
+///
+/// It goes by way of its text, as objects are sent: a second form of output would be a second copy of the
+/// encoders of all kinds in the program.
 pub(crate) fn value<T: Serialize>(object: &T) -> Value {
-    serde_json::to_value(object).unwrap_or(Value::Null)
+    let value = serde_json::to_vec(object).and_then(|text| serde_json::from_slice(&text));
+    value.unwrap_or(Value::Null)
 }
 
 /// The patch that turns `old` into `new`; `None` when they are the same.

@@ -41,7 +41,7 @@ pub fn safe_encode(number: u32) -> String {
 #[must_use]
 pub fn hash_of<T: Serialize>(object: &T, collisions: Option<i32>) -> String {
     let mut text = String::new();
-    canonical(&serde_json::to_value(object).unwrap_or(Value::Null), &mut text);
+    canonical(&crate::diff::value(object), &mut text);
     if let Some(count) = collisions {
         text.push_str(&count.to_string());
     }

@@ -38,7 +38,7 @@ pub struct Resolved {
 #[must_use]
 pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let template = revision.data.as_ref()?.0.pointer("/spec/template")?;
-    serde_json::from_value(template.clone()).ok()
+    serde_json::from_slice(&serde_json::to_vec(template).ok()?).ok()
 }
 
 /// An existing revision.

@@ -131,7 +131,7 @@ async fn register(k: &Kubelet) -> Result<(), Error> {
 }
 
 async fn report(k: &Kubelet, status: &NodeStatus) -> Result<(), Error> {
-    let mut value = serde_json::to_value(status).map_err(|e| Error::Request(e.to_string()))?;
+    let mut value = client::to_value(status)?;
     if let Some(list) = value.get_mut("addresses").and_then(|a| a.as_array_mut()) {
         list.insert(0, json!({ "$patch": "replace" }));
     }

@@ -215,7 +215,7 @@ async fn write(
     replaced: bool,
     gone: BTreeSet<&'static str>,
 ) -> Result<(), client::Error> {
-    let mut value = serde_json::to_value(status).map_err(|e| client::Error::Request(e.to_string()))?;
+    let mut value = client::to_value(status)?;
     // A merge keeps what is absent, so what a condition no longer says must be taken out by name.
     for condition in value.get_mut("conditions").and_then(|v| v.as_array_mut()).into_iter().flatten() {
         for field in ["reason", "message"] {

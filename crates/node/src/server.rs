@@ -298,8 +298,8 @@ impl Server {
     }
 }
 
-fn pod_list(items: Vec<Pod>) -> serde_json::Value {
-    json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
+fn pod_list(items: Vec<Pod>) -> k8s_openapi::List<Pod> {
+    k8s_openapi::List { items, ..Default::default() }
 }
 
 fn config(k: &Kubelet) -> serde_json::Value {

@@ -132,7 +132,7 @@ fn parse(k: &Kubelet, path: &Path) -> Result<Pod, String> {
     if value.get("kind").and_then(|k| k.as_str()) != Some("Pod") {
         return Err("kind is not Pod".into());
     }
-    let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let mut pod: Pod = client::from_value(&value).map_err(|e| e.to_string())?;
     if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
         return Err("no containers".into());
     }

@@ -291,7 +291,7 @@ impl Tour<'_> {
         });
         let old = old.and_then(|s| s.spec.as_ref()?.template.clone());
         let old = old.ok_or_else(|| CliError::told("the version before is not kept by any ReplicaSet"))?;
-        let mut template = serde_json::to_value(old).doing("read the version before")?;
+        let mut template = client::to_value(&old).doing("read the version before")?;
         if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
             labels.remove("pod-template-hash");
         }
