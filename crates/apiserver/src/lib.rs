@@ -44,6 +44,7 @@ pub mod services;
 mod settle;
 mod start;
 pub mod status;
+pub mod trees;
 pub mod usage;
 mod validate;
 mod view;

@@ -266,24 +266,20 @@ fn project(resource: &Resource, old: &Value, new: &mut Value, subresource: &str)
         "" if def.has_status() && clears_status(def) => take(new, old, &["status"]),
         "" => {}
         "status" => {
-            let status = new.get("status").cloned();
-            let metadata = new.get("metadata").cloned();
-            let mut merged = old.clone();
-            put(&mut merged, "status", status);
-            if !def.custom {
-                put(&mut merged, "metadata", metadata);
-                for field in ["ownerReferences", "finalizers"].iter().filter(|_| def.kind == "Pod") {
-                    let own = old.pointer(&format!("/metadata/{field}")).cloned();
-                    put(&mut merged["metadata"], field, own);
-                }
-                if def.group == "apps" {
-                    let labels = old.pointer("/metadata/labels").cloned();
-                    put(&mut merged["metadata"], "labels", labels);
-                }
-            } else if let Some(managed) = metadata.and_then(|m| m.get("managedFields").cloned()) {
-                put(&mut merged["metadata"], "managedFields", Some(managed));
+            let managed = new.pointer("/metadata/managedFields").filter(|_| def.custom).cloned();
+            restore(new, old, if def.custom { &["status"] } else { &["status", "metadata"] });
+            let kept: &[&str] = match (def.group.as_ref(), def.kind.as_ref()) {
+                _ if def.custom => &[],
+                (_, "Pod") => &["ownerReferences", "finalizers"],
+                ("apps", _) => &["labels"],
+                _ => &[],
+            };
+            for field in kept {
+                put(&mut new["metadata"], field, old.pointer(&format!("/metadata/{field}")).cloned());
             }
-            *new = merged;
+            if let Some(managed) = managed {
+                put(&mut new["metadata"], "managedFields", Some(managed));
+            }
         }
         "finalize" => {
             let finalizers = object::at(new, "spec.finalizers").cloned();
@@ -328,6 +324,17 @@ fn resize(old: &Value, new: &mut Value) {
         }
     }
     *new = merged;
+}
+
+/// Takes all fields but some from the state before. What is the same already is not copied.
+fn restore(new: &mut Value, old: &Value, except: &[&str]) {
+    let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+    new.retain(|field, _| old.contains_key(field) || except.contains(&field.as_str()));
+    for (field, value) in old.iter().filter(|(field, _)| !except.contains(&field.as_str())) {
+        if new.get(field) != Some(value) {
+            new.insert(field.clone(), value.clone());
+        }
+    }
 }
 
 fn take(new: &mut Value, old: &Value, fields: &[&str]) {

@@ -55,6 +55,8 @@ pub struct ApiServer {
     pub samples: crate::usage::Samples,
     /// Connections to webhooks and aggregated servers.
     pub outbound: serve::pool::Pool,
+    /// Decoded objects that requests look up over and over.
+    pub trees: crate::trees::Trees,
     /// Which namespaces have quotas to be counted.
     pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
@@ -128,6 +130,7 @@ impl ApiServer {
             stop: tokio::sync::watch::Sender::new(false),
             tokens: std::sync::OnceLock::new(),
             rbac,
+            trees: Default::default(),
             quotas: crate::quota::Quotas::default(),
             outbound: serve::pool::Pool::default(),
             embedded: std::sync::OnceLock::new(),

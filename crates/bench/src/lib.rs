@@ -57,9 +57,19 @@ pub struct Args {
     /// What the pods of the start phases run; nodes have it or can pull it
     #[arg(long, default_value = "registry.k8s.io/pause:3.10.2", value_name = "IMAGE")]
     pub image: String,
+    /// How long nothing may happen before the run is given up, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout: u64,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl Args {
+    /// How long nothing may happen before the run is given up.
+    fn patience(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout)
+    }
 }
 
 /// Why a run ended early.
@@ -87,6 +97,16 @@ pub enum BenchError {
         /// How many should be.
         wanted: usize,
         /// How long nothing more happened.
+        seconds: u64,
+    },
+    /// The namespace of an earlier run does not go away.
+    #[error(
+        "namespace {namespace} of another run is still there after {seconds} s: delete it, with controllers running"
+    )]
+    Occupied {
+        /// Its name.
+        namespace: &'static str,
+        /// How long it was waited for.
         seconds: u64,
     },
     /// The server refused a request that should succeed.

@@ -12,9 +12,6 @@ use serde::Deserialize;
 use crate::phases::{Bench, JSON, in_namespace};
 use crate::{BenchError, Endpoint, Worker};
 
-/// How long nothing may happen before a phase is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The watch. It goes on where it was when the server ends it.
 pub struct Pods {
     endpoint: Arc<Endpoint>,
@@ -24,6 +21,8 @@ pub struct Pods {
     body: Incoming,
     rest: Vec<u8>,
     seen: usize,
+    /// How long to wait for the next event.
+    patience: Duration,
     _worker: Worker,
 }
 
@@ -97,13 +96,14 @@ impl Pods {
         let endpoint = Arc::clone(&bench.endpoint);
         let (worker, body) = open(&endpoint, selector, "").await?;
         let revision = String::new();
-        Ok(Pods { endpoint, selector, revision, body, rest: Vec::new(), seen: 0, _worker: worker })
+        let patience = bench.args.patience();
+        Ok(Pods { endpoint, selector, revision, body, rest: Vec::new(), seen: 0, patience, _worker: worker })
     }
 
     /// The name in the next wanted event, and the event's size in bytes. Others are passed over.
     ///
     /// # Errors
-    /// [`BenchError::Late`] when nothing comes for a minute, in the words `what`, `done` of `all`; what breaks or
+    /// [`BenchError::Late`] when nothing comes for as long as the run has patience, in the words `what`, `done` of `all`; what breaks or
     /// refuses the connection.
     pub async fn next(
         &mut self,
@@ -126,8 +126,8 @@ impl Pods {
             }
             self.rest.drain(..self.seen);
             self.seen = 0;
-            let late = || BenchError::Late { what, done, wanted: all, seconds: PATIENCE.as_secs() };
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.map_err(|_| late())?;
+            let late = || BenchError::Late { what, done, wanted: all, seconds: self.patience.as_secs() };
+            let frame = tokio::time::timeout(self.patience, self.body.frame()).await.map_err(|_| late())?;
             match frame {
                 Some(Ok(frame)) => self.rest.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
                 _ => {

@@ -1,5 +1,7 @@
 //! The plugins every server has, decided by the crate `policy` with look-ups in the store.
 
+use std::sync::Arc;
+
 use policy::admission as decide;
 use policy::admission::{Lookup, Refusal};
 use rand::Rng;
@@ -24,19 +26,19 @@ pub struct Builtin;
 struct Stored<'a>(&'a ApiServer, &'a Identity);
 
 impl Lookup for Stored<'_> {
-    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let catalog = self.0.catalog();
         let found = self.0.store.get(&catalog.stored(group, plural)?.key(namespace, name))?;
-        serde_json::from_slice(&found.json).ok()
+        self.0.trees.of(&found)
     }
 
-    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Value>> {
         let catalog = self.0.catalog();
         let Some(resource) = catalog.stored(group, plural) else { return Vec::new() };
         let namespace = (!namespace.is_empty()).then(|| namespace.into());
         let snapshot = self.0.store.snapshot(&resource.table);
         let objects = snapshot.iter(&Range { namespace, after: None });
-        objects.filter_map(|object| serde_json::from_slice(&object.json).ok()).collect()
+        objects.filter_map(|object| self.0.trees.of(object)).collect()
     }
 
     fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {

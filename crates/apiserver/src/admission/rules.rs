@@ -78,7 +78,7 @@ pub fn in_namespace(selector: &Value, object: &Value, context: &AdmissionContext
     let catalog = context.server.catalog();
     let Some(namespaces) = catalog.stored("", "namespaces") else { return false };
     let found = context.server.store.get(&namespaces.key("", context.namespace));
-    let value = found.and_then(|found| serde_json::from_slice::<Value>(&found.json).ok());
+    let value = found.and_then(|found| context.server.trees.of(&found));
     value.is_some_and(|namespace| selects(selector, &labels(&namespace)))
 }
 

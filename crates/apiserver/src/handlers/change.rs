@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use store::{Object, Precondition, StoreError, Write};
 
 use crate::admission::{self, AdmissionContext, Operation};
-use crate::object::{self, is_deleting, meta_text, metadata_mut};
+use crate::object::{self, is_deleting, meta_text};
 use crate::server::Call;
 use crate::status::{Cause, Status};
 use crate::{codec, conversion, managed, prepare, services, validate};
@@ -78,7 +78,7 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
             codec::default(&call.resource.def, &mut new);
         }
         admit(call, name, &old, &mut new, way).await?;
-        if without_version(&new) == without_version(&old) {
+        if is_same(&old, &new) {
             return Ok(if dry_run { Changed::Value(old) } else { Changed::Stored(current) });
         }
         if dry_run {
@@ -118,16 +118,28 @@ fn grace(object: &Value) -> i64 {
     object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0)
 }
 
-fn without_version(object: &Value) -> Value {
-    let mut copy = object.clone();
-    let metadata = metadata_mut(&mut copy);
-    metadata.remove("resourceVersion");
-    if let Some(Value::Array(entries)) = metadata.get_mut("managedFields") {
-        for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
-            entry.remove("time");
+/// Whether two states differ in nothing but their version and the times of their writers.
+fn is_same(old: &Value, new: &Value) -> bool {
+    let of_entry = |_: &str, old: &Value, new: &Value| old == new;
+    let of_metadata = |key: &str, old: &Value, new: &Value| match (key, old, new) {
+        ("managedFields", Value::Array(old), Value::Array(new)) => {
+            old.len() == new.len()
+                && old.iter().zip(new).all(|(old, new)| same_but(old, new, "time", of_entry))
         }
-    }
-    copy
+        _ => old == new,
+    };
+    same_but(old, new, "", |key, old, new| match key {
+        "metadata" => same_but(old, new, "resourceVersion", of_metadata),
+        _ => old == new,
+    })
+}
+
+/// Whether two values are alike, the field `aside` left out and the others compared by `same`.
+fn same_but(old: &Value, new: &Value, aside: &str, same: impl Fn(&str, &Value, &Value) -> bool) -> bool {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return old == new };
+    let size = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(aside));
+    let mut fields = old.iter().filter(|(key, _)| *key != aside);
+    size(old) == size(new) && fields.all(|(key, old)| new.get(key).is_some_and(|new| same(key, old, new)))
 }
 
 async fn admit(

@@ -10,6 +10,8 @@ mod runtime;
 mod service_account;
 mod storage;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 /// What happens to the object.
@@ -63,9 +65,9 @@ impl Request<'_> {
 /// Looks up other objects, from memory.
 pub trait Lookup {
     /// One object; `namespace` is empty for cluster scope.
-    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value>;
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects of a namespace, or of all with an empty one.
-    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value>;
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Value>>;
     /// Whether the user of the request has a further right: a verb on a named resource of the core group.
     fn may(&self, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         let _ = (verb, resource, namespace, name);

@@ -1,5 +1,7 @@
 //! Priority: the class a pod names becomes a number and a preemption policy.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Lookup, Operation, Refusal, Request, text};
@@ -71,7 +73,7 @@ fn create(pod: &mut Value, lookup: &dyn Lookup) -> Result<(), Refusal> {
 }
 
 /// The default class with the lowest value, as upstream chooses.
-fn default_class(lookup: &dyn Lookup) -> Option<Value> {
+fn default_class(lookup: &dyn Lookup) -> Option<Arc<Value>> {
     let classes = lookup.list(GROUP, "priorityclasses", "");
     let defaults = classes.into_iter().filter(|class| class["globalDefault"] == true);
     defaults.min_by_key(|class| class.get("value").and_then(Value::as_i64).unwrap_or(0))

@@ -1,10 +1,12 @@
 //! RuntimeClass: overhead and node selection of the class a pod names.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::{Lookup, Refusal, Request, items, list_mut, text};
 
-fn class_of(pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<Option<Value>, Refusal> {
+fn class_of(pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<Option<Arc<Value>>, Refusal> {
     let name = text(pod, "/spec/runtimeClassName");
     if !request.creates("", "pods") || name.is_empty() {
         return Ok(None);
@@ -61,7 +63,7 @@ pub fn validate(pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Resu
     }
     let own = pod.pointer("/spec/overhead").and_then(Value::as_object).filter(|own| !own.is_empty());
     let class = class_of(pod, request, lookup)?;
-    match (own, class.as_ref().and_then(overhead)) {
+    match (own, class.as_deref().and_then(overhead)) {
         (Some(own), Some(fixed)) if same(own, fixed) => Ok(()),
         (None, None) => Ok(()),
         (None, Some(fixed)) if fixed.is_empty() => Ok(()),

@@ -1,5 +1,7 @@
 //! ServiceAccount: every pod runs as an account of its namespace and gets a token of it.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{Lookup, Operation, Refusal, Request, items, list_mut, text};
@@ -20,7 +22,7 @@ fn is_mirror(pod: &Value) -> bool {
     pod.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(MIRROR).is_some())
 }
 
-fn account(pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<Value, Refusal> {
+fn account(pod: &Value, request: &Request<'_>, lookup: &dyn Lookup) -> Result<Arc<Value>, Refusal> {
     let (namespace, name) = (request.namespace, text(pod, "/spec/serviceAccountName"));
     if name.is_empty() {
         let pod = text(pod, "/metadata/name");

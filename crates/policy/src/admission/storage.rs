@@ -1,16 +1,18 @@
 //! Plugins about storage and ingress: default classes, protection finalizers, and the right to grow a claim.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Lookup, Operation, Refusal, Request, list_mut, text};
 
 /// The default among classes: the newest that is marked, by name among equals.
-fn default_of(classes: Vec<Value>, mark: &str) -> Vec<Value> {
+fn default_of(classes: Vec<Arc<Value>>, mark: &str) -> Vec<Arc<Value>> {
     let marked = |class: &Value, mark: &str| {
         class.pointer("/metadata/annotations").and_then(|a| a.get(mark)).is_some_and(|value| value == "true")
     };
     let beta = mark.replace("storageclass.kubernetes.io", "storageclass.beta.kubernetes.io");
-    let mut defaults: Vec<Value> =
+    let mut defaults: Vec<Arc<Value>> =
         classes.into_iter().filter(|class| marked(class, mark) || marked(class, &beta)).collect();
     defaults.sort_by(|a, b| {
         let age = |class: &Value| text(class, "/metadata/creationTimestamp").to_string();

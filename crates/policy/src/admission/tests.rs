@@ -7,13 +7,13 @@ use super::*;
 struct World(Vec<(&'static str, &'static str, &'static str, Value)>);
 
 impl Lookup for World {
-    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.list(group, plural, namespace).into_iter().find(|object| text(object, "/metadata/name") == name)
     }
 
-    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Value>> {
         let mine = self.0.iter().filter(|(g, p, ns, _)| (*g, *p, *ns) == (group, plural, namespace));
-        mine.map(|(.., object)| object.clone()).collect()
+        mine.map(|(.., object)| Arc::new(object.clone())).collect()
     }
 }
 
