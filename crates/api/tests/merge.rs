@@ -231,3 +231,30 @@ fn managed_fields_in_a_configuration_are_refused() {
     let refused = apply(&schema, &json!({}), &config, actor("me", T0), false, &FieldSet::new());
     assert_eq!(refused, Err(ApplyError::ManagedFields));
 }
+
+#[test]
+fn a_new_object_sets_what_an_empty_one_lacks() {
+    let port = json!({"containerPort": 80, "protocol": "TCP"});
+    let container = json!({"name": "c", "image": "i", "resources": {}, "ports": [port],
+        "env": [{"name": "A", "value": "1"}, {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec"}}}]});
+    let spec = json!({"containers": [container], "volumes": null, "hostNetwork": false, "securityContext": {},
+        "tolerations": [{"key": "a", "operator": "Exists"}], "nodeSelector": {"a": "b"}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": ""}},
+        "spec": spec, "status": {}});
+    for (kind, object) in [("core_v1.Pod", pod), ("apps_v1.Deployment", deployment(0, "i"))] {
+        let mut object = object;
+        let schema = schema_of(kind).unwrap();
+        for canonical in [false, true] {
+            if canonical {
+                schema::canonicalize(&schema, &mut object).unwrap();
+            }
+            let change = schema::typed::compare(&schema, &json!({}), &object);
+            assert!(change.removed.is_empty());
+            assert_eq!(
+                schema::typed::added(&schema, &object),
+                change.modified.union(&change.added),
+                "{kind}"
+            );
+        }
+    }
+}

@@ -111,6 +111,14 @@ impl FieldSet {
         }
     }
 
+    /// Puts what lies at `element`, instead of what was there.
+    pub(crate) fn put(&mut self, element: String, member: bool, children: FieldSet) {
+        if let Ok(at) = self.place(&element) {
+            self.nodes.remove(at);
+        }
+        self.graft(element, member, children);
+    }
+
     /// Adds the paths of `other`.
     pub(crate) fn absorb(&mut self, other: FieldSet) {
         if self.nodes.is_empty() {
@@ -177,6 +185,17 @@ impl FieldSet {
             }
             node.member || !node.children.is_empty()
         });
+    }
+
+    /// Whether a path is in this set and in one of the canonical `FieldsV1` form.
+    pub(crate) fn overlaps(&self, written: &Value) -> bool {
+        let Some(written) = written.as_object() else { return false };
+        self.nodes.iter().any(|node| {
+            written.get(&*node.element).is_some_and(|below| {
+                let member = below.as_object().is_some_and(|map| map.is_empty() || map.contains_key("."));
+                node.member && member || node.children.overlaps(below)
+            })
+        })
     }
 
     /// Paths in both.
@@ -322,6 +341,7 @@ mod tests {
         assert_eq!(d, set(json!({"f:a": {}, "f:b": {"f:c": {}}})));
         d.withdraw(&["f:b", "f:c"]);
         assert_eq!(d, set(json!({"f:a": {}})));
+        assert!(a.overlaps(&b.to_json()) && b.overlaps(&a.to_json()) && !d.overlaps(&b.to_json()));
         assert!(a.covers(&d) && !d.covers(&a) && !a.covers(&b));
     }
 

@@ -3,13 +3,19 @@
 //! Every writer of an object owns fields: an *updater* those its updates changed, an *applier* exactly those its
 //! last configuration set. An apply that would change a field another manager owns is a conflict, unless forced.
 
+mod entries;
+
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Schema;
 use crate::fieldset::FieldSet;
-use crate::typed::{compare, field_set, merge, remove, with_named_parents};
+use crate::typed::{added, compare, field_set, merge, remove, with_named_parents};
+use entries::{
+    Fields, Identity, Managers, Operation, Ownership, decode, is_reset, managers_of, put_entries,
+    take_entries,
+};
 
 /// Update managers kept by name; older ones are merged into [`ANCIENT`].
 const UPDATERS_MAX: usize = 10;
@@ -50,32 +56,6 @@ pub enum ApplyError {
     ManagedFields,
 }
 
-/// Names a manager among the entries of an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
-    /// Apply sorts before Update.
-    operation: Operation,
-    manager: String,
-    /// Empty for appliers: an applier stays the same in every version.
-    api_version: String,
-    subresource: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Operation {
-    Apply,
-    Update,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Ownership {
-    fields: FieldSet,
-    api_version: String,
-    time: String,
-}
-
-type Managers = BTreeMap<Identity, Ownership>;
-
 /// What never is anyone's: identity and what the server keeps.
 const STRIPPED: [&[&str]; 12] = [
     &["f:apiVersion"],
@@ -102,16 +82,20 @@ pub fn track_update(
     reset: &FieldSet,
 ) {
     let given = take_entries(new);
-    let mut managers = match given.as_ref().map(decode) {
-        Some(Some(managers)) if !managers.is_empty() => managers,
-        _ if given.as_ref().is_some_and(is_reset) => Managers::new(),
+    let reset_asked = given.as_ref().is_some_and(is_reset);
+    let mut managers = match given.and_then(|given| decode(given, live)) {
+        Some(managers) if !managers.is_empty() => managers,
+        _ if reset_asked => Managers::new(),
         _ => live.map(managers_of).unwrap_or_default(),
     };
     let was_tracked = !managers.is_empty() || live.is_none_or(|l| !managers_of(l).is_empty());
     if !was_tracked {
         return;
     }
-    let (touched, removed) = changes(schema, live.unwrap_or(&json!({})), new);
+    let (touched, removed) = match live {
+        Some(live) => changes(schema, live, new),
+        None => (added(schema, new), FieldSet::new()),
+    };
     let own = Identity {
         operation: Operation::Update,
         manager: actor.manager.to_owned(),
@@ -120,19 +104,21 @@ pub fn track_update(
     };
     let old = managers.remove(&own);
     release(&mut managers, &own, &[&touched, &removed]);
-    let mut fields = old.as_ref().map(|o| o.fields.clone()).unwrap_or_default();
+    let before = old.as_ref().map(|o| o.fields.known().into_owned()).unwrap_or_default();
+    let mut fields = before.clone();
     fields.subtract(&removed);
     fields.absorb(touched);
     let fields = owned(fields, reset);
     if !fields.is_empty() {
         let time = match old {
-            Some(old) if old.fields == fields => old.time,
+            Some(old) if before == fields => old.time,
             _ => actor.now.to_owned(),
         };
+        let fields = Fields::Known(fields);
         managers.insert(own, Ownership { fields, api_version: actor.api_version.to_owned(), time });
     }
     cap_updaters(&mut managers);
-    put_entries(new, &managers);
+    put_entries(new, managers);
 }
 
 /// Applies `config` to `live` (`{}` to create). Gives the new object with its managedFields.
@@ -157,20 +143,19 @@ pub fn apply(
         api_version: String::new(),
         subresource: actor.subresource.to_owned(),
     };
-    let last = managers.remove(&own);
+    let last = managers.remove(&own).map(|last| (last.fields.known().into_owned(), last.time));
     let fields = owned(field_set(schema, config), reset);
     let mut merged = merge(schema, live, config);
     take_entries(&mut merged);
     let time = match &last {
-        Some(last) if last.fields == fields => last.time.clone(),
+        Some((last, time)) if *last == fields => time.clone(),
         _ => actor.now.to_owned(),
     };
-    let ownership = Ownership { fields, api_version: actor.api_version.to_owned(), time };
-    managers.insert(own.clone(), ownership);
+    let kept = last.as_ref().is_none_or(|(last, _)| fields.covers(last));
+    let fields = Fields::Known(fields);
+    managers.insert(own.clone(), Ownership { fields, api_version: actor.api_version.to_owned(), time });
     let mut new = match &last {
-        Some(last) if !managers.get(&own).is_some_and(|now| now.fields.covers(&last.fields)) => {
-            prune(schema, &merged, &managers, &last.fields)
-        }
+        Some((last, _)) if !kept => prune(schema, &merged, &managers, last),
         _ => merged,
     };
     let (touched, removed) = changes(schema, live, &new);
@@ -182,7 +167,7 @@ pub fn apply(
     if managers.get(&own).is_some_and(|o| o.fields.is_empty()) {
         managers.remove(&own);
     }
-    put_entries(&mut new, &managers);
+    put_entries(&mut new, managers);
     Ok(new)
 }
 
@@ -204,7 +189,7 @@ fn owned(mut fields: FieldSet, reset: &FieldSet) -> FieldSet {
 }
 
 /// Takes what changed from every manager but `own`; who has nothing left goes.
-fn release(managers: &mut Managers, own: &Identity, changed: &[&FieldSet]) {
+fn release(managers: &mut Managers<'_>, own: &Identity, changed: &[&FieldSet]) {
     if changed.iter().all(|fields| fields.is_empty()) {
         return;
     }
@@ -225,10 +210,11 @@ pub fn unchanged(schema: &Schema, config: &Value, live: &Value) -> FieldSet {
     fields
 }
 
-fn conflicts(managers: &Managers, own: &Identity, touched: &FieldSet) -> Vec<Conflict> {
+fn conflicts(managers: &Managers<'_>, own: &Identity, touched: &FieldSet) -> Vec<Conflict> {
     let others = managers.iter().filter(|(identity, _)| *identity != own);
-    let found = others.flat_map(|(identity, ownership)| {
-        let fields = ownership.fields.intersection(touched).paths();
+    let concerned = others.filter(|(_, ownership)| ownership.fields.overlaps(touched));
+    let found = concerned.flat_map(|(identity, ownership)| {
+        let fields = ownership.fields.known().intersection(touched).paths();
         fields.into_iter().map(|field| Conflict { manager: describe(identity, ownership), field })
     });
     found.collect()
@@ -236,11 +222,11 @@ fn conflicts(managers: &Managers, own: &Identity, touched: &FieldSet) -> Vec<Con
 
 /// Removes from `merged` what the manager's last configuration set and its new one does not, as far as nobody else
 /// owns it. `managers` already has the new configuration.
-fn prune(schema: &Schema, merged: &Value, managers: &Managers, last: &FieldSet) -> Value {
+fn prune(schema: &Schema, merged: &Value, managers: &Managers<'_>, last: &FieldSet) -> Value {
     let named = |set: &FieldSet| with_named_parents(Some(schema), set);
     let pruned = remove(schema, merged, &named(last));
     let everything = field_set(schema, merged);
-    let managed = managers.values().fold(FieldSet::new(), |all, o| all.union(&o.fields));
+    let managed = managers.values().fold(FieldSet::new(), |all, o| all.union(&o.fields.known()));
     let kept = named(&field_set(schema, &pruned)).union(&named(&managed));
     let pruned = remove(schema, merged, &named(&everything).difference(&kept));
     let gone = everything.difference(&field_set(schema, &pruned)).intersection(last);
@@ -248,7 +234,7 @@ fn prune(schema: &Schema, merged: &Value, managers: &Managers, last: &FieldSet) 
 }
 
 /// An object that was never tracked belongs to nobody in particular before its first apply.
-fn adopt_existing(schema: &Schema, managers: &mut Managers, live: &Value, actor: Actor<'_>) {
+fn adopt_existing(schema: &Schema, managers: &mut Managers<'_>, live: &Value, actor: Actor<'_>) {
     let fields = owned(field_set(schema, live), &FieldSet::new());
     if fields.is_empty() {
         return;
@@ -259,13 +245,12 @@ fn adopt_existing(schema: &Schema, managers: &mut Managers, live: &Value, actor:
         api_version: actor.api_version.to_owned(),
         subresource: String::new(),
     };
-    let ownership =
-        Ownership { fields, api_version: actor.api_version.to_owned(), time: actor.now.to_owned() };
-    managers.insert(identity, ownership);
+    let (fields, api_version) = (Fields::Known(fields), actor.api_version.to_owned());
+    managers.insert(identity, Ownership { fields, api_version, time: actor.now.to_owned() });
 }
 
 /// Merges the oldest updaters of this version into one when there are too many.
-fn cap_updaters(managers: &mut Managers) {
+fn cap_updaters(managers: &mut Managers<'_>) {
     let mut updaters: Vec<(String, Identity)> = managers
         .iter()
         .filter(|(i, _)| i.operation == Operation::Update && i.subresource.is_empty() && i.manager != ANCIENT)
@@ -281,7 +266,7 @@ fn cap_updaters(managers: &mut Managers) {
         let ancient = Identity { manager: ANCIENT.to_owned(), ..identity };
         match managers.get_mut(&ancient) {
             Some(existing) => {
-                existing.fields = existing.fields.union(&ownership.fields);
+                existing.fields = Fields::Known(existing.fields.known().union(&ownership.fields.known()));
                 existing.time = existing.time.clone().max(ownership.time);
             }
             None => {
@@ -291,85 +276,7 @@ fn cap_updaters(managers: &mut Managers) {
     }
 }
 
-/// The managers recorded in an object; what cannot be read counts as nobody.
-fn managers_of(object: &Value) -> Managers {
-    object["metadata"].get("managedFields").and_then(decode).unwrap_or_default()
-}
-
-fn decode(entries: &Value) -> Option<Managers> {
-    let mut managers = Managers::new();
-    for entry in entries.as_array()? {
-        let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let operation = match entry.get("operation").and_then(Value::as_str)? {
-            "Apply" => Operation::Apply,
-            "Update" => Operation::Update,
-            _ => return None,
-        };
-        let api_version = text("apiVersion");
-        let identity = Identity {
-            operation,
-            manager: text("manager"),
-            api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
-            subresource: text("subresource"),
-        };
-        let fields = match entry.get("fieldsV1") {
-            Some(fields) => FieldSet::from_json(fields)?,
-            None => FieldSet::new(),
-        };
-        managers.insert(identity, Ownership { fields, api_version, time: text("time") });
-    }
-    Some(managers)
-}
-
-/// A list of one empty entry asks for a fresh start.
-fn is_reset(entries: &Value) -> bool {
-    entries.as_array().is_some_and(|a| a.len() == 1 && a[0].as_object().is_some_and(Map::is_empty))
-}
-
-fn take_entries(object: &mut Value) -> Option<Value> {
-    object.get_mut("metadata").and_then(Value::as_object_mut)?.remove("managedFields")
-}
-
-/// Writes the entries: appliers first, then by time, manager, version and subresource.
-fn put_entries(object: &mut Value, managers: &Managers) {
-    take_entries(object);
-    if managers.is_empty() {
-        return;
-    }
-    let mut sorted: Vec<(&Identity, &Ownership)> = managers.iter().collect();
-    sorted.sort_by(|(a, x), (b, y)| {
-        (a.operation, &x.time, &a.manager, &x.api_version, &a.subresource).cmp(&(
-            b.operation,
-            &y.time,
-            &b.manager,
-            &y.api_version,
-            &b.subresource,
-        ))
-    });
-    let entries: Vec<Value> = sorted.into_iter().map(|(i, o)| encode(i, o)).collect();
-    if let Some(metadata) = object.as_object_mut() {
-        metadata.entry("metadata").or_insert_with(|| json!({}))["managedFields"] = Value::Array(entries);
-    }
-}
-
-fn encode(identity: &Identity, ownership: &Ownership) -> Value {
-    let mut entry = Map::new();
-    let operation = if identity.operation == Operation::Apply { "Apply" } else { "Update" };
-    entry.insert("manager".into(), json!(identity.manager));
-    entry.insert("operation".into(), json!(operation));
-    entry.insert("apiVersion".into(), json!(ownership.api_version));
-    if !ownership.time.is_empty() {
-        entry.insert("time".into(), json!(ownership.time));
-    }
-    entry.insert("fieldsType".into(), json!("FieldsV1"));
-    entry.insert("fieldsV1".into(), ownership.fields.to_json());
-    if !identity.subresource.is_empty() {
-        entry.insert("subresource".into(), json!(identity.subresource));
-    }
-    Value::Object(entry)
-}
-
-fn describe(identity: &Identity, ownership: &Ownership) -> String {
+fn describe(identity: &Identity, ownership: &Ownership<'_>) -> String {
     let mut text = format!("{:?}", identity.manager);
     if !identity.subresource.is_empty() {
         text.push_str(&format!(" with subresource {:?}", identity.subresource));
@@ -453,6 +360,13 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_a_new_object_sets_is_what_an_empty_one_lacks(new in configuration()) {
+            let change = compare(&schema(), &json!({}), &new);
+            prop_assert!(change.removed.is_empty());
+            prop_assert_eq!(added(&schema(), &new), change.modified.union(&change.added));
+        }
+
+        #[test]
         fn nothing_is_pruned_while_everything_of_before_is_still_set(
             live in configuration(), other in configuration(), before in configuration(), now in configuration()
         ) {
@@ -463,7 +377,7 @@ mod tests {
             let fields = field_set(&schema, &now);
             prop_assume!(fields.covers(&last));
             let merged = merge(&schema, &merge(&schema, &live, &before), &now);
-            let entry = |fields| Ownership { fields, api_version: "v1".into(), time: String::new() };
+            let entry = |fields| Ownership { fields: Fields::Known(fields), api_version: "v1".into(), time: String::new() };
             let name = |manager: &str, operation| Identity {
                 operation, manager: manager.into(), api_version: String::new(), subresource: String::new(),
             };

@@ -1,8 +1,7 @@
 //! Values under a schema, as server-side apply sees them: their field set, their merge, their difference, and the
 //! removal of a set of fields. Follows the semantics of upstream's structured-merge-diff.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -50,13 +49,14 @@ fn item_elements(list: &ListType, item: Option<&Schema>, items: &[Value]) -> Vec
     let name = |(index, value): (usize, &Value)| match list {
         ListType::Set => format!("v:{value}"),
         ListType::Map(keys) => {
-            let pick = |key: &crate::Text| {
-                let given = value.get(key.as_ref()).filter(|v| !v.is_null()).map(Cow::Borrowed);
-                let default = || item.and_then(|i| i.field(key)).and_then(Schema::default).map(Cow::Borrowed);
-                let found = given.or_else(default)?;
-                Some((key.to_string(), found.into_owned()))
+            let pick = |key| {
+                let given = value.get(key).filter(|v| !v.is_null());
+                let default = || item.and_then(|i| i.field(key)).and_then(Schema::default);
+                Some((key, given.or_else(default)?))
             };
-            format!("k:{}", Value::Object(keys.iter().filter_map(pick).collect()))
+            let picked: BTreeMap<&str, &Value> = keys.iter().map(AsRef::as_ref).filter_map(pick).collect();
+            // A map of text to values can always be written.
+            format!("k:{}", serde_json::to_string(&picked).unwrap_or_default())
         }
         ListType::Atomic => format!("i:{index}"),
     };
@@ -247,6 +247,45 @@ fn compare_maps(schema: Option<&Schema>, old: Option<&Value>, new: Option<&Value
         };
         out.graft(field_element(key), own, below);
     }
+}
+
+/// Every field that a new object sets: what [`compare`] finds added to or modified in an empty one.
+pub fn added(schema: &Schema, new: &Value) -> FieldSet {
+    let mut set = FieldSet::new();
+    added_at(Some(schema), new, false, &mut set);
+    set
+}
+
+/// Puts what is set below the value into `out` and tells whether its own path is set. What is `always_there` counts
+/// from its zero value on.
+fn added_at(schema: Option<&Schema>, new: &Value, always_there: bool, out: &mut FieldSet) -> bool {
+    if new.is_null() || always_there && *new == zero_like(Some(new)) {
+        return false;
+    }
+    let own = match (form(schema, new), new) {
+        (Form::Map, Value::Object(map)) if !map.is_empty() => {
+            for (key, value) in map {
+                let field = schema.and_then(Schema::object).and_then(|o| o.field(key));
+                let sub = field.map(|f| &f.schema).or_else(|| child(schema, key));
+                let mut below = FieldSet::new();
+                let own = added_at(sub, value, field.is_some_and(self::always_there), &mut below);
+                out.graft(field_element(key), own, below);
+            }
+            false
+        }
+        (Form::List(list), Value::Array(items)) if !items.is_empty() => {
+            let item = schema.and_then(Schema::item);
+            for (element, value) in item_elements(list, item, items).into_iter().zip(items) {
+                let mut below = FieldSet::new();
+                let own = added_at(item, value, false, &mut below);
+                // Of several of the same name the last counts.
+                out.put(element, own, below);
+            }
+            false
+        }
+        _ => true,
+    };
+    own || !always_there
 }
 
 /// The zero value of the same form. Scalars that are always written have one too.
