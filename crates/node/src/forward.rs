@@ -14,12 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::carry::{BUFFER, Out, QUEUE};
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::server::{Query, text};
-use crate::streams::{
-    BUFFER, Out, QUEUE, Socket, goodbye, listed, open_websocket, switching, wants, websocket,
-};
+use crate::streams::{Socket, goodbye, listed, open_websocket, switching, wants, websocket};
 
 /// Forwards ports of a pod.
 pub async fn port_forward(

@@ -4,6 +4,7 @@
 //! probes and timers; the decisions are in the crate `pods`. Nothing polls.
 
 mod act;
+mod carry;
 pub mod certificates;
 mod cgroups;
 mod claim;

@@ -14,12 +14,10 @@ use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use oci::runtime::{ContainerState, Error, Stream, StreamOptions, TerminalSize};
-use serde::Deserialize;
-use serde_json::json;
+use oci::runtime::{ContainerState, StreamOptions};
 use serve::spdy::{self, SpdyStream, SpdyWriter};
 use serve::{Body, empty};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -27,38 +25,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
+use crate::carry::{In, Mux, Out, QUEUE, RESIZE, STATUS, STDERR, STDIN, STDOUT, remote, success};
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::server::{Query, text};
 
-/// Messages that wait on either side.
-pub(crate) const QUEUE: usize = 32;
 /// How long a SPDY client may take to open all its streams.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
-/// Bytes read from a process at once.
-pub(crate) const BUFFER: usize = 32 << 10;
-
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const STATUS: u8 = 3;
-const RESIZE: u8 = 4;
-
-/// From the client.
-enum In {
-    Data(u8, Bytes),
-    Close(u8),
-}
-
-/// To the client.
-pub(crate) struct Out(pub(crate) u8, pub(crate) Bytes);
-
-/// Both directions.
-struct Mux {
-    incoming: mpsc::Receiver<In>,
-    outgoing: mpsc::Sender<Out>,
-}
-
 /// What the request wants; `None` with an answer when it is malformed.
 fn options(query: &Query) -> Result<StreamOptions, Box<Response<Body>>> {
     let is = |long: &str, short: &str| query.flag(long) || query.flag(short);
@@ -107,7 +80,7 @@ pub async fn exec(
     let opts = want.clone();
     upgrade(request, want, move |mux| async move {
         let stream = runtime.exec(&id, command, opts).await;
-        remote(stream, mux).await;
+        remote(stream, mux, false).await;
     })
 }
 
@@ -124,15 +97,18 @@ pub async fn attach(
     };
     let handle = k.handle_of(who.0, who.1);
     let spec = handle.and_then(|h| h.pod.lock().spec.as_ref().and_then(|s| pods::spec::find(s, who.2)));
+    let mut detaches = want.stdin;
     if let Some((_, c)) = spec {
         want.tty = c.tty == Some(true);
         want.stderr &= !want.tty;
+        // Input that is for one client alone ends with it, and the client waits for what comes of that.
+        detaches &= want.tty || c.stdin_once != Some(true);
     }
     let runtime = k.runtime.clone();
     let opts = want.clone();
     upgrade(request, want, move |mux| async move {
         let stream = runtime.attach(&id, opts).await;
-        remote(stream, mux).await;
+        remote(stream, mux, detaches).await;
     })
 }
 
@@ -147,96 +123,6 @@ pub async fn run(k: &Arc<Kubelet>, who: (&str, &str, &str), query: &Query) -> Re
         Ok(r) => text(StatusCode::OK, [r.stdout, r.stderr].concat()),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
     }
-}
-
-/// Carries a process's streams until it ends or the client goes.
-async fn remote(stream: Result<Stream, Error>, mux: Mux) {
-    let Mux { mut incoming, outgoing } = mux;
-    let stream = match stream {
-        Ok(stream) => stream,
-        Err(error) => {
-            let _ = outgoing.send(Out(STATUS, failure(&error.to_string()))).await;
-            return;
-        }
-    };
-    let Stream { mut stdin, stdout, stderr, resize, exit } = stream;
-    let feed = async move {
-        while let Some(message) = incoming.recv().await {
-            match message {
-                In::Data(STDIN, data) => {
-                    if let Some(pipe) = &mut stdin
-                        && (pipe.write_all(&data).await.is_err() || pipe.flush().await.is_err())
-                    {
-                        stdin = None;
-                    }
-                }
-                In::Close(STDIN) => stdin = None,
-                In::Data(RESIZE, data) => {
-                    if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Size>(&data)) {
-                        let _ = resize.send(TerminalSize { width: size.width, height: size.height }).await;
-                    }
-                }
-                In::Data(..) | In::Close(_) => {}
-            }
-        }
-    };
-    let drain = async {
-        tokio::join!(pump(stdout, STDOUT, &outgoing), pump(stderr, STDERR, &outgoing));
-    };
-    let work = async {
-        let (code, ()) = tokio::join!(exit, drain);
-        let status = match code {
-            Ok(0) => success(),
-            Ok(code) => exited(code),
-            Err(error) => failure(&error.to_string()),
-        };
-        let _ = outgoing.send(Out(STATUS, status)).await;
-    };
-    tokio::pin!(feed, work);
-    tokio::select! {
-        () = &mut work => {}
-        // The client is gone: dropping the work ends the command.
-        () = &mut feed => {}
-    }
-}
-
-#[derive(Deserialize)]
-struct Size {
-    #[serde(rename = "Width", alias = "width")]
-    width: u16,
-    #[serde(rename = "Height", alias = "height")]
-    height: u16,
-}
-
-async fn pump(from: Option<Box<dyn AsyncRead + Send + Unpin>>, channel: u8, to: &mpsc::Sender<Out>) {
-    let Some(mut from) = from else { return };
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0 || to.send(Out(channel, Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn success() -> Bytes {
-    json!({ "metadata": {}, "status": "Success" }).to_string().into()
-}
-
-fn exited(code: i32) -> Bytes {
-    let message = format!("command terminated with non-zero exit code: exit status {code}");
-    json!({
-        "metadata": {}, "status": "Failure", "message": message, "reason": "NonZeroExitCode",
-        "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
-    })
-    .to_string()
-    .into()
-}
-
-fn failure(why: &str) -> Bytes {
-    let message = format!("error executing command in container: {why}");
-    json!({ "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500 })
-        .to_string()
-        .into()
 }
 
 /// The words of a comma-separated header.
