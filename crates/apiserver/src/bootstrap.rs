@@ -86,6 +86,27 @@ pub async fn cluster_info(server: &Arc<ApiServer>, authority: &str) -> Result<()
     ensure(server, "", "configmaps", "kube-public", CLUSTER_INFO, map, true).await
 }
 
+/// How servers behind this one know who asks: the authorities of clients and of this server as their front.
+pub async fn extension_authentication(
+    server: &Arc<ApiServer>,
+    clients: &str,
+    front: &str,
+) -> Result<(), StoreError> {
+    let list = |entries: &[&str]| json!(entries).to_string();
+    let data = json!({
+        "client-ca-file": clients,
+        "requestheader-allowed-names": list(crate::authenticate::front::ALLOWED),
+        "requestheader-client-ca-file": front,
+        "requestheader-extra-headers-prefix": list(&["X-Remote-Extra-"]),
+        "requestheader-group-headers": list(&["X-Remote-Group"]),
+        "requestheader-uid-headers": list(&["X-Remote-Uid"]),
+        "requestheader-username-headers": list(&["X-Remote-User"]),
+    });
+    let name = "extension-apiserver-authentication";
+    let map = json!({"metadata": {"name": name, "namespace": "kube-system"}, "data": data});
+    ensure(server, "", "configmaps", "kube-system", name, map, true).await
+}
+
 /// The Service through which pods reach this server.
 async fn kubernetes(server: &Arc<ApiServer>) -> Result<(), StoreError> {
     let Some(address) = server.allocation.api_address() else { return Ok(()) };

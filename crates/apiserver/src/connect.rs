@@ -431,13 +431,42 @@ async fn pass(call: &mut Call, backend: Backend) -> Result<Response<Body>, Statu
         let (head, _) = response.into_parts();
         return Ok(Response::from_parts(head, serve::empty()));
     }
+    Ok(passed_back(response))
+}
+
+/// An answer without what concerned the connection it came over.
+pub fn passed_back(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().remove(CONNECTION);
     response.headers_mut().remove("keep-alive");
     response.headers_mut().remove(http::header::TRANSFER_ENCODING);
-    Ok(response)
+    response
 }
 
-fn passed_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
+/// Sends a request for an upgrade on a connection of its own, and joins both connections when it is granted.
+pub async fn upgraded(
+    place: &serve::pool::Place,
+    head: http::request::Parts,
+    client: Option<OnUpgrade>,
+) -> Result<Result<Response<Body>, outbound::OutboundError>, Status> {
+    let request = Request::from_parts(head, serve::empty());
+    let to = (place.host.as_str(), place.port);
+    let mut response = match outbound::send_as(to, &place.server_name, place.tls.as_ref(), request).await {
+        Ok(response) => response,
+        Err(cause) => return Ok(Err(cause)),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Ok(passed_back(response)));
+    }
+    let Some(client) = client else {
+        return Err(Status::bad_request("the connection cannot be upgraded: use HTTP/1.1"));
+    };
+    outbound::join(client, hyper::upgrade::on(&mut response));
+    let (head, _) = response.into_parts();
+    Ok(Ok(Response::from_parts(head, serve::empty())))
+}
+
+/// The headers that are passed on.
+pub fn passed_headers(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     let mut passed = headers.clone();
     passed.remove(AUTHORIZATION);
     passed.remove(HOST);

@@ -192,7 +192,9 @@ fn serve(server: &ApiServer, definitions: &[Value], stored: &[Arc<Object>]) {
         return;
     }
     tracing::debug!(definitions = definitions.len(), stored = stored.len(), "custom kinds changed");
-    let kinds = definitions.iter().flat_map(api::custom::kinds).map(Arc::new);
+    let mut definitions: Vec<&Value> = definitions.iter().collect();
+    definitions.sort_by_key(|definition| at(definition, "spec.group").and_then(Value::as_str).unwrap_or(""));
+    let kinds = definitions.into_iter().flat_map(api::custom::kinds).map(Arc::new);
     let registry = server.registry.get().with_custom(kinds);
     server.set_registry(registry);
     *last = mark;

@@ -12,7 +12,8 @@ use crate::query::Query;
 use crate::server::ApiServer;
 use crate::status::Status;
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// Discovery in one document.
+pub const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers `/api…` and `/apis…`.
 pub fn answer(
@@ -22,13 +23,16 @@ pub fn answer(
     head: &http::request::Parts,
 ) -> Result<Response<Body>, Status> {
     let catalog = server.catalog();
+    let output = negotiate::output(&head.headers, query, true, false);
+    let format = output.map_or(Format::Json, |output| output.format);
+    if let Some(merged) = crate::aggregate::discovery(server, segments, format, head) {
+        return Ok(merged);
+    }
     if segments.len() == 1 && wants_aggregated(head) {
         let document = catalog.aggregated(segments[0] == "api");
         return Ok(tagged(AGGREGATED, document, head));
     }
     let registry = &catalog.registry;
-    let output = negotiate::output(&head.headers, query, true, false);
-    let format = output.map_or(Format::Json, |output| output.format);
     let (type_name, value) = match segments {
         ["api"] => {
             let address = server.settings.advertise.to_string();
@@ -68,7 +72,8 @@ pub fn tagged(
     response
 }
 
-fn wants_aggregated(head: &http::request::Parts) -> bool {
+/// Whether the client takes discovery in one document.
+pub fn wants_aggregated(head: &http::request::Parts) -> bool {
     let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     accept.split(',').any(|clause| {
         let clause: String = clause.chars().filter(|c| !c.is_whitespace()).collect();

@@ -74,17 +74,22 @@ pub async fn call(
 }
 
 fn authorities(config: &Value) -> Result<String, Failure> {
-    static MACHINE: OnceLock<String> = OnceLock::new();
     let bundle = config.get("caBundle").and_then(Value::as_str).unwrap_or("");
     let bundle = STANDARD.decode(bundle).map_err(|cause| format!("caBundle: {cause}"))?;
     let bundle = String::from_utf8_lossy(&bundle);
     if !bundle.trim().is_empty() {
         return Ok(bundle.into_owned());
     }
+    machine_authorities()
+}
+
+/// The certificate authorities that the machine believes, PEM.
+pub fn machine_authorities() -> Result<String, Failure> {
+    static MACHINE: OnceLock<String> = OnceLock::new();
     let read = || MACHINE_AUTHORITIES.iter().find_map(|path| std::fs::read_to_string(path).ok());
     let machine = MACHINE.get_or_init(|| read().unwrap_or_default());
     match machine.is_empty() {
-        true => Err("x509: certificate signed by unknown authority: the webhook has no caBundle".into()),
+        true => Err("x509: certificate signed by unknown authority: there is no caBundle".into()),
         false => Ok(machine.clone()),
     }
 }

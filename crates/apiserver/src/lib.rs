@@ -4,6 +4,7 @@
 //! encode. [`ApiServer::handle`] is the same call for the TLS path and for callers within the process.
 
 pub mod admission;
+pub mod aggregate;
 mod answer;
 pub mod authenticate;
 pub mod authorize;

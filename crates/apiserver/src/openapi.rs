@@ -27,6 +27,16 @@ fn form(media: &str) -> Option<Form> {
     }
 }
 
+/// Whether the client wants the v2 document as protobuf.
+pub fn wants_protobuf(head: &http::request::Parts) -> Result<bool, Status> {
+    let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let media = accept.split(',').map(|clause| clause.split(';').next().unwrap_or("").trim());
+    match media.map(str::to_ascii_lowercase).find_map(|media| form(&media)) {
+        None if !accept.is_empty() => Err(Status::not_acceptable("application/json")),
+        found => Ok(matches!(found, Some(Form::Protobuf))),
+    }
+}
+
 /// Answers `/openapi/v2` and `/openapi/v3…`.
 pub fn answer(
     server: &Arc<ApiServer>,
@@ -35,15 +45,10 @@ pub fn answer(
 ) -> Result<Response<Body>, Status> {
     let catalog = server.catalog();
     match segments {
-        ["openapi", "v2"] => {
-            let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-            let media = accept.split(',').map(|clause| clause.split(';').next().unwrap_or("").trim());
-            match media.map(str::to_ascii_lowercase).find_map(|media| form(&media)) {
-                Some(Form::Protobuf) => Ok(tagged(proto::MEDIA_TYPE, catalog.openapi_v2_protobuf(), head)),
-                None if !accept.is_empty() => Err(Status::not_acceptable("application/json")),
-                _ => Ok(tagged("application/json", catalog.openapi_v2(), head)),
-            }
-        }
+        ["openapi", "v2"] => Ok(match wants_protobuf(head)? {
+            true => tagged(proto::MEDIA_TYPE, catalog.openapi_v2_protobuf(), head),
+            false => tagged("application/json", catalog.openapi_v2(), head),
+        }),
         ["openapi", "v3"] => {
             let index = api::openapi::v3_index(&catalog.registry, |name| {
                 catalog

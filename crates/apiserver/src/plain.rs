@@ -24,7 +24,6 @@ pub async fn answer(
     query: &Query,
     head: &http::request::Parts,
 ) -> Result<Response<Body>, Status> {
-    let _ = identity;
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Status::no_method());
     }
@@ -47,7 +46,10 @@ pub async fn answer(
         }
         ["openid", "v1", "jwks"] => Ok(tokens(server, |tokens| tokens.key_set())),
         ["kutter", "backup"] => crate::backup::answer(server, query).await,
-        ["openapi", ..] => crate::openapi::answer(server, &segments, head),
+        ["openapi", ..] => match crate::aggregate::openapi(server, &segments, identity, head).await? {
+            Some(merged) => Ok(merged),
+            None => crate::openapi::answer(server, &segments, head),
+        },
         [] => Ok(answer::value(200, negotiate::Format::Json, &paths(server))),
         _ => Ok(answer::text(404, "404 page not found\n")),
     }

@@ -135,11 +135,13 @@ pub struct Document {
 }
 
 impl Document {
-    fn of(value: &serde_json::Value) -> Self {
+    /// A value as JSON.
+    pub fn of(value: &serde_json::Value) -> Self {
         Self::new(serde_json::to_vec(value).unwrap_or_default())
     }
 
-    fn new(bytes: Vec<u8>) -> Self {
+    /// Bytes as they are.
+    pub fn new(bytes: Vec<u8>) -> Self {
         let body = Bytes::from(bytes);
         Self { etag: api::discovery::etag(&body), body }
     }

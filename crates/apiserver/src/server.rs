@@ -57,6 +57,8 @@ pub struct ApiServer {
     pub outbound: serve::pool::Pool,
     /// Decoded objects that requests look up over and over.
     pub trees: crate::trees::Trees,
+    /// Other API servers behind this one.
+    pub aggregation: crate::aggregate::Aggregation,
     /// Which namespaces have quotas to be counted.
     pub quotas: crate::quota::Quotas,
     /// Signs and knows service-account tokens, once there is a key.
@@ -132,6 +134,7 @@ impl ApiServer {
             rbac,
             trees: Default::default(),
             quotas: crate::quota::Quotas::default(),
+            aggregation: crate::aggregate::Aggregation::default(),
             outbound: serve::pool::Pool::default(),
             embedded: std::sync::OnceLock::new(),
             samples: crate::usage::Samples::default(),
@@ -149,6 +152,7 @@ impl ApiServer {
     pub fn set_registry(&self, registry: api::Registry) {
         self.registry.set(registry);
         *self.catalog.write() = Arc::new(Catalog::new(self.registry.get()));
+        self.aggregation.kinds_changed();
     }
 
     /// Becomes true when the server ends: watches end with it.
@@ -220,6 +224,18 @@ impl ApiServer {
         }
     }
 
+    /// Who else answers requests of this path.
+    fn remote_of(&self, info: &RequestInfo) -> Option<Arc<crate::aggregate::Remote>> {
+        if info.is_resource {
+            return self.aggregation.find(&info.group, &info.version);
+        }
+        let segments: Vec<&str> = info.path.trim_matches('/').split('/').collect();
+        match segments.as_slice() {
+            ["apis", group, version] => self.aggregation.find(group, version),
+            _ => None,
+        }
+    }
+
     /// Answers a request of this user: what the TLS path and callers within the process share.
     pub async fn handle(self: &Arc<Self>, identity: Arc<Identity>, request: Request<Body>) -> Response<Body> {
         let started = std::time::Instant::now();
@@ -276,6 +292,11 @@ impl ApiServer {
                     status
                 }
             });
+        }
+        if self.aggregation.any()
+            && let Some(remote) = self.remote_of(&info)
+        {
+            return crate::aggregate::forward(self, &remote, &identity, head, body).await;
         }
         if !info.is_resource {
             return crate::plain::answer(self, &identity, &info, &query, &head).await;

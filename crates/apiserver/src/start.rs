@@ -13,6 +13,7 @@ use serve::{Body, Handler, Limits, Peer, ServerTls, TlsError};
 use store::{Embedded, Store, StoreError};
 use tokio::net::TcpListener;
 
+use crate::aggregate::FrontProxy;
 use crate::authenticate::{Identity, certificate_identity};
 use crate::config::{Config, Etcd, StoreChoice};
 use crate::connect::KubeletAccess;
@@ -113,6 +114,10 @@ impl ApiServer {
         let pair = authority.maintain(&pki_dir, "apiserver", &serving)?;
         let kubelet_client = Subject::client("kube-apiserver-kubelet-client", [crate::authenticate::MASTERS]);
         let kubelet = authority.maintain(&pki_dir, "apiserver-kubelet-client", &kubelet_client)?;
+        let front_authority = Authority::load_or_generate(&pki_dir, "front-proxy-ca", "front-proxy-ca")?;
+        let front_client = Subject::client("front-proxy-client", [] as [&str; 0]);
+        let front_pair = front_authority.maintain(&pki_dir, "front-proxy-client", &front_client)?;
+        let front_tls = ServerTls::new(&pair.certificate, &pair.key, front_authority.certificate())?;
         let tls = ServerTls::new(&pair.certificate, &pair.key, authority.certificate())?;
         let (store, embedded) = open_store(&config).await?;
         let settings = Settings {
@@ -130,6 +135,10 @@ impl ApiServer {
         server.tokens.get_or_init(|| tokens);
         crate::bootstrap::run(&server).await?;
         crate::bootstrap::cluster_info(&server, authority.certificate()).await?;
+        let (clients, front) = (authority.certificate(), front_authority.certificate());
+        crate::bootstrap::extension_authentication(&server, clients, front).await?;
+        let shown = FrontProxy { certificate: front_pair.certificate, key: front_pair.key };
+        server.aggregation.front.get_or_init(|| shown);
         crate::custom::settle(&server).await;
         let admin = authority.maintain(
             &pki_dir,
@@ -139,7 +148,7 @@ impl ApiServer {
         let admin_kubeconfig = config.data_dir.join("admin.kubeconfig");
         let text = kubeconfig(&config.cluster_name, reachable(address), authority.certificate(), &admin);
         pki::replace_file(&admin_kubeconfig, text.as_bytes(), 0o600)?;
-        let front = Arc::new(Front { server: server.clone(), tls: tls.clone() });
+        let front = Arc::new(Front { server: server.clone(), tls: tls.clone(), proxies: front_tls });
         let mut listeners = Vec::new();
         for bound in std::iter::once(bound).chain(also) {
             let listener = serve::serve(bound, Some(tls.clone()), Limits::default(), front.clone())
@@ -150,6 +159,7 @@ impl ApiServer {
             let _ = server.embedded.set((embedded.clone(), config.data_dir.clone()));
         }
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
+        let aggregation = tokio::spawn(crate::aggregate::follow(server.clone()));
         let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
         let quotas = tokio::spawn(crate::quota::run(server.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
@@ -158,7 +168,7 @@ impl ApiServer {
             admin_kubeconfig,
             server,
             listeners,
-            background: vec![renewal, definitions, rules, quotas],
+            background: vec![renewal, definitions, aggregation, rules, quotas],
             embedded,
         })
     }
@@ -277,27 +287,42 @@ pub fn kubeconfig(cluster: &str, address: SocketAddr, authority: &str, pair: &Pa
 struct Front {
     server: Arc<ApiServer>,
     tls: ServerTls,
+    /// Knows the certificates of servers that pass requests on.
+    proxies: ServerTls,
 }
 
 /// What a connection's certificate proves.
+#[derive(Default)]
 struct Session {
     identity: Option<Arc<Identity>>,
     refused: bool,
+    /// It may say for whom it asks.
+    proxy: bool,
+}
+
+impl Front {
+    fn is_proxy(&self, peer: &Peer) -> bool {
+        let name = peer.certificates.first().and_then(|leaf| certificate_identity(leaf));
+        let allowed =
+            name.is_some_and(|own| crate::authenticate::front::ALLOWED.contains(&own.name.as_str()));
+        allowed && self.proxies.verify_client(&peer.certificates).is_ok()
+    }
 }
 
 impl Handler for Front {
     type Session = Session;
 
     fn open(&self, peer: Peer) -> Session {
-        let Some(leaf) = peer.certificates.first() else { return Session { identity: None, refused: false } };
+        let Some(leaf) = peer.certificates.first() else { return Session::default() };
         match self.tls.verify_client(&peer.certificates) {
             Ok(()) => {
                 let identity = certificate_identity(leaf).map(Arc::new);
-                Session { refused: identity.is_none(), identity }
+                Session { refused: identity.is_none(), identity, proxy: false }
             }
+            Err(_) if self.is_proxy(&peer) => Session { proxy: true, ..Session::default() },
             Err(cause) => {
                 tracing::debug!(address = %peer.address, %cause, "client certificate refused");
-                Session { identity: None, refused: true }
+                Session { refused: true, ..Session::default() }
             }
         }
     }
@@ -306,6 +331,11 @@ impl Handler for Front {
         if session.refused && !request.headers().contains_key(http::header::AUTHORIZATION) {
             let status = crate::status::Status::unauthorized();
             return crate::answer::status(&status, crate::negotiate::Format::Json);
+        }
+        if session.proxy
+            && let Some(identity) = crate::authenticate::front::identity(request.headers())
+        {
+            return self.server.handle(Arc::new(identity), request).await;
         }
         self.server.handle_remote(session.identity.as_ref(), request).await
     }

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 mod certificate;
+pub mod front;
 mod impersonate;
 pub mod token;
 

@@ -1,4 +1,5 @@
 //! What others add to the server: conversions, aggregated servers, policies.
 
+mod aggregation;
 mod conversion;
 pub mod hook;

@@ -17,6 +17,8 @@ pub struct Server {
     pub server: std::sync::Arc<ApiServer>,
     tls: ClientTls,
     stranger: ClientTls,
+    /// Access as a server that passes requests on.
+    pub front: ClientTls,
 }
 
 /// A status code, the body as JSON (or text), and the headers.
@@ -64,7 +66,9 @@ impl Server {
         let pki = |name: &str| std::fs::read_to_string(directory.join("pki").join(name)).expect("read pki");
         let tls = ClientTls::new(&pki("ca.crt"), &pki("admin.crt"), &pki("admin.key")).expect("client");
         let stranger = ClientTls::new(&pki("ca.crt"), "", "").expect("client");
-        Self { address: running.address, server: running.server.clone(), tls, stranger }
+        let (chain, key) = (pki("front-proxy-client.crt"), pki("front-proxy-client.key"));
+        let front = ClientTls::new(&pki("ca.crt"), &chain, &key).expect("client");
+        Self { address: running.address, server: running.server.clone(), tls, stranger, front }
     }
 
     /// Sends a request; `body` empty for none.
@@ -77,7 +81,8 @@ impl Server {
         self.send_as(&self.stranger, method, path, headers, "").await
     }
 
-    async fn send_as(
+    /// Sends a request with another certificate, or none.
+    pub async fn send_as(
         &self,
         tls: &ClientTls,
         method: &str,

@@ -19,8 +19,8 @@ fn what_was_acknowledged_survives_a_restart() {
                 .handle(identity.clone(), request.body(serve::full(body)).expect("request"))
                 .await;
             assert_eq!(made.status(), 201);
-            // One more: where the cluster is.
-            assert_eq!(running.server.store.snapshot("core/configmaps").len(), round + 2);
+            // Two more: where the cluster is, and how servers behind this one know who asks.
+            assert_eq!(running.server.store.snapshot("core/configmaps").len(), round + 3);
             running.shutdown().await;
         }
     });
