@@ -269,7 +269,7 @@ async fn security(k: &Kubelet, order: &Order, c: &Container, image: &str) -> Res
     groups.extend(whole.fs_group);
     groups.extend(order.volumes.groups.iter().map(|g| i64::from(*g)));
     let capabilities = own.capabilities.clone().unwrap_or_default();
-    let mut namespaces = sandbox::namespaces(&order.pod);
+    let mut namespaces = sandbox::namespaces(k, &order.pod)?;
     let target = pod_spec
         .ephemeral_containers
         .iter()

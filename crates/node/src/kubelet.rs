@@ -18,7 +18,9 @@ use crate::network::PodNetwork;
 use crate::observe::POD_UID;
 use crate::pulled::Pulled;
 use crate::refs::Refs;
-use crate::{Options, certificates, cgroups, pressure, register, server, statics, usage, volume, worker};
+use crate::{
+    Options, certificates, cgroups, pressure, register, server, statics, usage, users, volume, worker,
+};
 
 /// Everything pod workers share.
 pub struct Kubelet {
@@ -56,6 +58,8 @@ pub struct Kubelet {
     pub pulled: Pulled,
     /// Devices that volumes are on.
     pub devices: volume::Devices,
+    /// The ids of pods with user namespaces.
+    pub users: users::Ranges,
     /// How full volumes were when last measured.
     pub usage: usage::Kept,
     /// Where images are, once the runtime told.
@@ -158,6 +162,7 @@ impl Kubelet {
                 mirrors: Notify::new(),
                 pulled: Pulled::open(&options.data_dir),
                 devices: Arc::default(),
+                users: users::Ranges::open(&options.data_dir),
                 usage: Mutex::default(),
                 image_path: OnceLock::new(),
                 tally: crate::tally::Tally::default(),
@@ -256,6 +261,7 @@ impl Kubelet {
         self.handles.lock().remove(uid);
         self.release(uid);
         self.refs.release(uid);
+        self.users.release(uid);
     }
 
     /// The pod no longer counts against the node's resources.

@@ -37,6 +37,7 @@ pub mod stats;
 pub mod streams;
 mod tally;
 pub mod usage;
+pub mod users;
 pub mod volume;
 mod worker;
 

@@ -22,11 +22,18 @@ pub fn labels(pod: &Pod) -> Map {
     labels
 }
 
-/// Which namespaces the pod shares.
-pub fn namespaces(pod: &Pod) -> NamespaceOptions {
+/// Which namespaces the pod shares; whose ids it has.
+pub fn namespaces(k: &Kubelet, pod: &Pod) -> Result<NamespaceOptions, String> {
     let spec = pod.spec.clone().unwrap_or_default();
+    let user = match spec.host_users {
+        Some(false) => {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            Some(k.users.of(uid).map_err(|e| format!("create user namespace: {e}"))?)
+        }
+        _ => None,
+    };
     let host = |on: Option<bool>| if on == Some(true) { NamespaceMode::Host } else { NamespaceMode::Pod };
-    NamespaceOptions {
+    Ok(NamespaceOptions {
         network: host(spec.host_network),
         ipc: host(spec.host_ipc),
         pid: match (spec.host_pid, spec.share_process_namespace) {
@@ -34,8 +41,9 @@ pub fn namespaces(pod: &Pod) -> NamespaceOptions {
             (_, Some(true)) => NamespaceMode::Pod,
             _ => NamespaceMode::Container,
         },
+        user,
         ..NamespaceOptions::default()
-    }
+    })
 }
 
 /// The handler that the pod's RuntimeClass names.
@@ -48,7 +56,7 @@ async fn handler(k: &Kubelet, spec: &PodSpec) -> Result<String, String> {
             found.ok_or_else(|| format!("RuntimeClass {name:?} not found"))?.handler
         }
     };
-    if spec.host_users == Some(false) {
+    if spec.host_users == Some(false) && !maps_ids(k, &handler).await? {
         return Err(match handler.as_str() {
             "" => "can't set `spec.hostUsers: false`, runtime does not support user namespaces".into(),
             name => format!(
@@ -57,6 +65,12 @@ async fn handler(k: &Kubelet, spec: &PodSpec) -> Result<String, String> {
         });
     }
     Ok(handler)
+}
+
+/// Whether the runtime gives user namespaces to pods of this handler.
+async fn maps_ids(k: &Kubelet, handler: &str) -> Result<bool, String> {
+    let status = k.runtime.status().await.map_err(|e| format!("ask the runtime what it can do: {e}"))?;
+    Ok(status.handlers.iter().any(|h| h.name == handler && h.user_namespaces))
 }
 
 /// Whether any container is privileged.
@@ -114,8 +128,8 @@ pub async fn make(k: &Arc<Kubelet>, pod: &Pod, attempt: u32) -> Result<(), Strin
         annotations: m.annotations.clone().unwrap_or_default(),
         cgroup_parent: cgroups::path(&k.options, pod),
         sysctls: sysctls(pod),
-        namespaces: namespaces(pod),
         runtime_handler: handler(k, &spec).await?,
+        namespaces: namespaces(k, pod)?,
         privileged: privileged(&spec),
     };
     cgroups::make(&k.options, pod);

@@ -109,6 +109,26 @@ pub struct UserNamespace {
     pub gids: Vec<IdMapping>,
 }
 
+impl UserNamespace {
+    /// The node's number of a user inside; what is not mapped is nobody.
+    pub fn uid(&self, inside: u32) -> u32 {
+        outside(&self.uids, inside)
+    }
+
+    /// The node's number of a group inside.
+    pub fn gid(&self, inside: u32) -> u32 {
+        outside(&self.gids, inside)
+    }
+}
+
+fn outside(ranges: &[IdMapping], inside: u32) -> u32 {
+    const NOBODY: u32 = 65_534;
+    let of = |r: &IdMapping| {
+        inside.checked_sub(r.container_id).filter(|n| *n < r.length).map(|n| r.host_id.wrapping_add(n))
+    };
+    ranges.iter().find_map(of).unwrap_or(NOBODY)
+}
+
 /// One range of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {

@@ -59,7 +59,13 @@ pub enum Reply {
     /// Done.
     Done,
     /// To `Hello`.
-    Hello { pid: u32, version: String, notes: Vec<String> },
+    Hello {
+        pid: u32,
+        version: String,
+        notes: Vec<String>,
+        #[serde(default)]
+        user_namespaces: bool,
+    },
     /// To `Sandboxes` and `RunSandbox`.
     Sandboxes(Vec<SandboxStatus>),
     /// To `Containers`.

@@ -122,7 +122,10 @@ pub const ATTR_NOEXEC: u64 = 8;
 
 /// Sets attributes and propagation (0: as it is) of a mount.
 pub fn mount_setattr(tree: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
-    let attr = MountAttr { set, propagation, ..MountAttr::default() };
+    change_mount(tree, recursive, &MountAttr { set, propagation, ..MountAttr::default() })
+}
+
+fn change_mount(tree: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
     let flags = if recursive { libc::AT_EMPTY_PATH | AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
     // SAFETY: all pointers live through the call and the size is that of the struct.
     check(unsafe {
@@ -131,11 +134,18 @@ pub fn mount_setattr(tree: BorrowedFd<'_>, recursive: bool, set: u64, propagatio
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     })
     .map(drop)
+}
+
+/// Maps the ids of files in a detached tree as the user namespace does.
+pub fn map_ids(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    const ATTR_IDMAP: u64 = 0x0010_0000;
+    let userns = u64::try_from(users.as_raw_fd()).unwrap_or(u64::MAX);
+    change_mount(tree, true, &MountAttr { set: ATTR_IDMAP, userns, ..MountAttr::default() })
 }
 
 /// A detached mount of a new file system of `kind` with `options` and mount attributes.

@@ -31,6 +31,9 @@ pub struct Args {
     /// `cri=unix:///PATH` for containerd, CRI-O or another runtime behind that socket.
     #[arg(long, default_value = "embedded")]
     runtime: String,
+    /// Names by which RuntimeClasses may ask for the embedded runtime, besides none.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    runtime_handler: Vec<String>,
     /// Addresses of the node, the primary one first.
     #[arg(long, value_delimiter = ',', default_value = "127.0.0.1")]
     ip: Vec<IpAddr>,
@@ -260,17 +263,18 @@ async fn runtime(args: &Args) -> Result<Arc<dyn Runtime>, RoleError> {
         }
     };
     std::fs::create_dir_all(&dir)?;
-    if let Ok(found) = Embedded::connect_with(&dir, Some(&args.registries)).await {
+    let connect = || Embedded::connect_with(&dir, Some(&args.registries), &args.runtime_handler);
+    if let Ok(found) = connect().await {
         return Ok(Arc::new(found));
     }
     start_supervisor(&dir)?;
     for _ in 0..200 {
-        if let Ok(found) = Embedded::connect_with(&dir, Some(&args.registries)).await {
+        if let Ok(found) = connect().await {
             return Ok(Arc::new(found));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(Arc::new(Embedded::connect_with(&dir, Some(&args.registries)).await?))
+    Ok(Arc::new(connect().await?))
 }
 
 fn start_supervisor(dir: &Path) -> Result<(), RoleError> {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
 use crate::peer::Peer;
-use crate::rig::{Rig, phase, ready, script, status, waits};
+use crate::rig::{Rig, Sort, phase, ready, script, status, waits};
 
 /// Everything; what does not disturb the rest runs side by side.
 pub async fn all(rig: &Rig) {
@@ -117,6 +117,11 @@ async fn refusals(rig: &Rig) {
     let class: k8s_openapi::api::node::v1::RuntimeClass = serde_json::from_value(class).expect("a class");
     rig.client.create(&class).await.expect("created");
     rig.create("class", with(json!({ "runtimeClassName": "odd" }))).await;
+    let class = json!({ "metadata": { "name": "named" }, "handler": "runc" });
+    let class: k8s_openapi::api::node::v1::RuntimeClass = serde_json::from_value(class).expect("a class");
+    rig.client.create(&class).await.expect("created");
+    rig.create("named", with(json!({ "runtimeClassName": "named" }))).await;
+    rig.pod("named", "runs", ready).await;
 
     let pod = rig.pod("unsafe", "is refused", |p| phase(p) == "Failed").await;
     let s = pod.status.expect("status");
@@ -127,9 +132,15 @@ async fn refusals(rig: &Rig) {
             Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted")
         )
     );
-    rig.event("userns", "FailedCreatePodSandBox", "can't set `spec.hostUsers: false`").await;
+    match rig.sort {
+        Sort::Embedded => drop(rig.pod("userns", "runs", ready).await),
+        // containerd 1.6 knows nothing of user namespaces.
+        Sort::Cri => {
+            rig.event("userns", "FailedCreatePodSandBox", "can't set `spec.hostUsers: false`").await;
+        }
+    }
     rig.event("class", "FailedCreatePodSandBox", "no runtime for \"odd-handler\" is configured").await;
-    for name in ["unsafe", "userns", "class"] {
+    for name in ["unsafe", "userns", "class", "named"] {
         rig.delete(name).await;
     }
 }

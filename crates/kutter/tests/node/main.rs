@@ -49,7 +49,7 @@ on_both! {
 }
 
 async fn all(sort: Sort) {
-    let mut rig = Rig::new(sort, &["--pod-max-pids=64"]).await;
+    let mut rig = Rig::new(sort, &["--pod-max-pids=64", "--runtime-handler=runc"]).await;
     kubelet::all(&rig).await;
     life::all(&mut rig).await;
 }

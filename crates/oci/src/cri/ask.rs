@@ -112,7 +112,7 @@ pub fn container(c: &ContainerConfig) -> wire::ContainerConfig {
         args: c.args.clone(),
         working_dir: c.working_dir.clone(),
         envs: c.env.iter().map(value).collect(),
-        mounts: c.mounts.iter().map(mount).collect(),
+        mounts: c.mounts.iter().map(|m| mount(m, c.security.namespaces.user.as_ref())).collect(),
         devices: c.devices.iter().map(device).collect(),
         labels: c.labels.clone(),
         annotations,
@@ -128,7 +128,7 @@ pub fn container(c: &ContainerConfig) -> wire::ContainerConfig {
     }
 }
 
-fn mount(m: &Mount) -> wire::Mount {
+fn mount(m: &Mount, users: Option<&UserNamespace>) -> wire::Mount {
     wire::Mount {
         container_path: m.container_path.to_string_lossy().into_owned(),
         host_path: m.host_path.to_string_lossy().into_owned(),
@@ -141,7 +141,8 @@ fn mount(m: &Mount) -> wire::Mount {
         recursive_read_only: m.recursive_readonly,
         image: m.image.as_deref().map(image),
         image_sub_path: m.image_sub_path.clone(),
-        ..Default::default()
+        uid_mappings: users.map(|u| ranges(&u.uids)).unwrap_or_default(),
+        gid_mappings: users.map(|u| ranges(&u.gids)).unwrap_or_default(),
     }
 }
 

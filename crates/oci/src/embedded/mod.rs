@@ -39,21 +39,28 @@ struct Inner {
     layout: Layout,
     images: Images,
     cgroups: Cgroups,
+    handlers: Vec<String>,
 }
 
 impl Embedded {
     /// Connects to the supervisor that serves `dir`.
     pub async fn connect(dir: &Path) -> Result<Self, Error> {
-        Self::connect_with(dir, None).await
+        Self::connect_with(dir, None, &[]).await
     }
 
-    /// Connects to the supervisor that serves `dir`; pulls follow the file `registries`, if there is one.
-    pub async fn connect_with(dir: &Path, registries: Option<&Path>) -> Result<Self, Error> {
+    /// Connects to the supervisor that serves `dir`; pulls follow the file `registries`, if there is one. RuntimeClasses
+    /// may name it by `handlers`.
+    pub async fn connect_with(
+        dir: &Path,
+        registries: Option<&Path>,
+        handlers: &[String],
+    ) -> Result<Self, Error> {
         let dir = dir.canonicalize().map_err(|e| Error::Unavailable(format!("{}: {e}", dir.display())))?;
         let cgroups = Cgroups::detect().map_err(|e| Error::Failed(format!("find cgroups: {e}")))?;
         let mut images = Images::open(&dir)?;
         images.registries = registries.map(Path::to_owned);
-        let inner = Inner { layout: Layout::new(&dir), images, cgroups };
+        let handlers = handlers.to_vec();
+        let inner = Inner { layout: Layout::new(&dir), images, cgroups, handlers };
         call(&inner.layout, Request::Hello).await?;
         let this = Self { inner: Arc::new(inner) };
         tokio::spawn(sweep(Arc::downgrade(&this.inner)));
@@ -278,12 +285,15 @@ impl Runtime for Embedded {
     fn status(&self) -> Answer<'_, RuntimeStatus> {
         Box::pin(async {
             match self.ask(Request::Hello).await? {
-                Reply::Hello { notes, .. } => Ok(RuntimeStatus {
+                Reply::Hello { notes, user_namespaces, .. } => Ok(RuntimeStatus {
                     ready: true,
                     network_ready: true,
                     message: String::new(),
                     notes,
-                    handlers: vec![Handler { recursive_readonly: true, ..Handler::default() }],
+                    handlers: std::iter::once(&String::new())
+                        .chain(&self.inner.handlers)
+                        .map(|name| Handler { name: name.clone(), recursive_readonly: true, user_namespaces })
+                        .collect(),
                     groups_policy: true,
                 }),
                 other => Err(odd(&other)),
@@ -293,8 +303,8 @@ impl Runtime for Embedded {
 
     fn run_sandbox(&self, config: SandboxConfig) -> Answer<'_, Sandbox> {
         Box::pin(async move {
-            if !config.runtime_handler.is_empty() {
-                let name = &config.runtime_handler;
+            let name = &config.runtime_handler;
+            if !name.is_empty() && !self.inner.handlers.contains(name) {
                 return Err(Error::Invalid(format!("no runtime for {name:?} is configured")));
             }
             match self.ask(Request::RunSandbox { id: new_id(), config: Box::new(config) }).await? {

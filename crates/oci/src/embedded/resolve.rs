@@ -1,7 +1,7 @@
 //! From what the kubelet asks to what the supervisor executes: entrypoint, environment, user, limits.
 
 use super::passwd;
-use crate::config::{ContainerConfig, NamespaceMode, SandboxConfig, SeccompProfile};
+use crate::config::{ContainerConfig, NamespaceMode, NamespaceOptions, SandboxConfig, SeccompProfile};
 use crate::images::{Images, Record};
 use crate::proto::{Spec, SpecMount};
 use crate::runtime::Error;
@@ -115,7 +115,10 @@ pub fn spec(
             seccomp,
             masked_paths: security.masked_paths.clone(),
             readonly_paths: security.readonly_paths.clone(),
-            namespaces: security.namespaces.clone(),
+            namespaces: NamespaceOptions {
+                user: sandbox.namespaces.user.clone(),
+                ..security.namespaces.clone()
+            },
             cgroup: cgroup(&sandbox.cgroup_parent, id),
             resources: config.resources.clone(),
             stdin: config.stdin,

@@ -4,6 +4,7 @@
 //! ends in a message that goes back over the status pipe: `!` and the message; `ok` before the last step.
 
 use super::rootfs;
+use super::users::{self, Users};
 use crate::cgroup::Cgroups;
 use crate::config::{NamespaceMode, SandboxConfig};
 use crate::proto::{Layout, Spec};
@@ -100,7 +101,17 @@ pub fn container(c: &Container<'_>, stdio: Stdio, status: &OwnedFd) -> Result<In
         enter("ipc", libc::CLONE_NEWIPC)?;
     }
     nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare cgroup namespace")?;
-    rootfs::enter(c)?;
+    let users = match &options.user {
+        Some(map) => Some(Users::open(&c.layout.namespace(&spec.sandbox, "user"), map)?),
+        None => None,
+    };
+    rootfs::enter(c, users.as_ref())?;
+    if let Some(users) = &users {
+        users::enter(users.namespace.as_fd())?;
+    }
+    if !spec.cwd.is_empty() && !Path::new(&spec.cwd).is_dir() {
+        std::fs::create_dir_all(&spec.cwd).context(format!("create working directory {:?}", spec.cwd))?;
+    }
     let mut stdio = stdio;
     if spec.tty {
         terminal(&mut stdio, spec, true)?;
@@ -130,7 +141,11 @@ pub fn exec(
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;
-    sys::setns(target, kinds).context("enter namespaces of the container")?;
+    let users = if spec.namespaces.user.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    sys::setns(target, kinds | users).context("enter namespaces of the container")?;
+    if users != 0 {
+        users::become_root()?;
+    }
     if stdio.console.is_some() {
         terminal(&mut stdio, spec, false)?;
     } else {
@@ -270,7 +285,21 @@ pub fn sandbox(id: &str, config: &SandboxConfig, layout: &Layout) -> Result<(), 
         flags |= CloneFlags::CLONE_NEWIPC;
         kinds.push("ipc");
     }
-    nix::sched::unshare(flags).context("unshare namespaces")?;
+    // What pins, and sets up, is always the node's root.
+    let holder = match &options.user {
+        None => {
+            nix::sched::unshare(flags).context("unshare namespaces")?;
+            None
+        }
+        Some(map) => {
+            let holder = users::hold(map, flags)?;
+            if !flags.is_empty() {
+                sys::setns(holder.pidfd.as_fd(), flags.bits()).context("enter namespaces")?;
+            }
+            kinds.push("user");
+            Some(holder)
+        }
+    };
     if options.network != NamespaceMode::Host {
         nix::unistd::sethostname(&config.hostname).context(format!("set hostname {:?}", config.hostname))?;
         sys::loopback_up().context("bring up lo")?;
@@ -289,7 +318,8 @@ pub fn sandbox(id: &str, config: &SandboxConfig, layout: &Layout) -> Result<(), 
     for kind in kinds {
         let target = layout.namespace(id, kind);
         std::fs::File::create(&target).context(format!("create {}", target.display()))?;
-        let source = format!("/proc/self/ns/{kind}");
+        let own = || format!("/proc/self/ns/{kind}");
+        let source = holder.as_ref().map_or_else(own, |h| h.namespace(kind));
         nix::mount::mount(Some(source.as_str()), &target, None::<&str>, bind, None::<&str>)
             .context(format!("pin {kind} namespace"))?;
     }
@@ -298,7 +328,9 @@ pub fn sandbox(id: &str, config: &SandboxConfig, layout: &Layout) -> Result<(), 
         std::fs::create_dir_all(&shm).context("create shm")?;
         let flags =
             nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
-        nix::mount::mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))
+        let root = options.user.as_ref().map_or((0, 0), |u| (u.uid(0), u.gid(0)));
+        let text = format!("mode=1777,size=65536k,uid={},gid={}", root.0, root.1);
+        nix::mount::mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(text.as_str()))
             .context("mount shm")?;
     }
     Ok(())

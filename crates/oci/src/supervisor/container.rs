@@ -158,7 +158,8 @@ impl Supervisor {
                 (0, target.pidfd.as_ref().and_then(|p| p.try_clone().ok()).ok_or_else(gone).map(Some)?)
             }
         };
-        let stdio = self.make_streams(id, spec)?;
+        let users = config.namespaces.user.as_ref();
+        let stdio = self.make_streams(id, spec, users.map_or(spec.user.uid, |u| u.uid(spec.user.uid)))?;
         let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
         let (pid, pipe, pidfd) = self.spawn(pids.as_ref(), flags | libc::CLONE_NEWNS, |status| {
             let c = child::Container { spec, sandbox: &config, layout: &layout, cgroups: &cgroups };

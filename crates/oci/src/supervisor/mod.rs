@@ -16,6 +16,7 @@ mod log;
 mod output;
 mod rootfs;
 mod sandbox;
+mod users;
 mod wire;
 
 pub use log::timestamp;
@@ -90,6 +91,7 @@ pub(crate) struct Supervisor {
     children: HashMap<i32, Child>,
     starting: HashMap<i32, Starting>,
     notes: Vec<String>,
+    user_namespaces: bool,
 }
 
 /// Runs the supervisor of `dir` until SIGTERM; containers go on when it ends. Calls `ready` once it answers.
@@ -156,6 +158,7 @@ impl Supervisor {
             children: HashMap::new(),
             starting: HashMap::new(),
             notes: vec![],
+            user_namespaces: false,
         };
         this.look_around();
         let listener = this.listener.try_clone().map_err(io("listen".into()))?;
@@ -175,6 +178,10 @@ impl Supervisor {
             // A write takes effect at once: take it back.
             Ok(()) => drop(std::fs::write("/proc/self/oom_score_adj", score.trim())),
             Err(_) => self.notes.push("CAP_SYS_RESOURCE is missing: oom_score_adj cannot be lowered".into()),
+        }
+        match users::probe(&self.layout.dir) {
+            Ok(()) => self.user_namespaces = true,
+            Err(why) => self.notes.push(format!("no user namespaces for pods: {why}")),
         }
         for controller in ["cpu", "memory", "pids", "cpuset"] {
             let has = if self.cgroups.unified() {
@@ -316,6 +323,7 @@ impl Supervisor {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 notes: self.notes.clone(),
+                user_namespaces: self.user_namespaces,
             })),
             Request::RunSandbox { id, config } => self.run_sandbox(conn, id, *config),
             Request::StopSandbox { id } => self.stop_sandbox(conn, &id),

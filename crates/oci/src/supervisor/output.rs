@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 impl Supervisor {
-    /// Named pipes for the streams, or a socket that the terminal will come over.
-    pub(super) fn make_streams(&mut self, id: &str, spec: &Spec) -> Result<Stdio, Error> {
+    /// Named pipes for the streams, owned by the node's user `owner`, or a socket that the terminal will come over.
+    pub(super) fn make_streams(&mut self, id: &str, spec: &Spec, owner: u32) -> Result<Stdio, Error> {
         let mut stdio = Stdio { streams: [None, None, None], console: None, size: None };
         if spec.tty {
             use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -25,7 +25,7 @@ impl Supervisor {
             self.find(id)?.console = Some((ours, token));
             stdio.console = Some(theirs);
         } else {
-            let owner = nix::unistd::Uid::from_raw(spec.user.uid);
+            let owner = nix::unistd::Uid::from_raw(owner);
             let dir = self.layout.container(id);
             for name in ["stdin", "stdout", "stderr"] {
                 let path = dir.join(name);

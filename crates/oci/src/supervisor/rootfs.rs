@@ -5,6 +5,7 @@
 //! bidirectional mounts keep their peers.
 
 use super::child::{Container, Context, Failure};
+use super::users::Users;
 use crate::config::{Device, Mount, NamespaceMode, Propagation};
 use crate::sys;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -29,17 +30,19 @@ const SAFE: u64 = sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC;
 
 struct Root<'a> {
     c: &'a Container<'a>,
+    users: Option<&'a Users>,
     fd: OwnedFd,
 }
 
 /// Builds the tree and makes it this process's root.
-pub fn enter(c: &Container<'_>) -> Result<(), Failure> {
+pub fn enter(c: &Container<'_>, users: Option<&Users>) -> Result<(), Failure> {
     let spec = c.spec;
-    let sources = spec.mounts.iter().map(|m| source(c, m)).collect::<Result<Vec<_>, _>>()?;
+    let binds = spec.mounts.iter().map(|m| bind(&m.mount, users)).collect::<Result<Vec<_>, _>>()?;
     let devices = host_devices(c)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("cut mount propagation")?;
-    let root = Root { c, fd: overlay(c)? };
+    let layers = layers(c, users)?;
+    let root = Root { c, users, fd: overlay(c, users, &layers)? };
     let mine = |path: &str| spec.mounts.iter().any(|m| m.mount.container_path == Path::new(path));
     if !mine("/proc") {
         root.attach(sys::new_mount("proc", "proc", &[], SAFE), "/proc", true)?;
@@ -50,7 +53,8 @@ pub fn enter(c: &Container<'_>) -> Result<(), Failure> {
     if !mine("/sys") {
         root.sys()?;
     }
-    for (m, tree) in spec.mounts.iter().zip(sources) {
+    for (m, tree) in spec.mounts.iter().zip(binds) {
+        let tree = tree.map_or_else(|| image(c, m, &layers), Ok)?;
         root.user_mount(&m.mount, tree)?;
     }
     if !spec.privileged {
@@ -63,23 +67,40 @@ pub fn enter(c: &Container<'_>) -> Result<(), Failure> {
     // The old root ends up stacked on the new one, whose place `.` still is.
     nix::unistd::pivot_root(".", ".").context("pivot root")?;
     umount2(".", MntFlags::MNT_DETACH).context("leave old root")?;
-    std::env::set_current_dir("/").context("enter root")?;
-    if !spec.cwd.is_empty() && !Path::new(&spec.cwd).is_dir() {
-        std::fs::create_dir_all(&spec.cwd).context(format!("create working directory {:?}", spec.cwd))?;
-    }
-    Ok(())
+    std::env::set_current_dir("/").context("enter root")
+}
+
+/// Where the layers are seen with the ids that the container shall see.
+fn layers(c: &Container<'_>, users: Option<&Users>) -> Result<PathBuf, Failure> {
+    let all = c.layout.layers();
+    let Some(users) = users else { return Ok(all) };
+    let tree = sys::open_tree(&all, false).context(format!("open {}", all.display()))?;
+    sys::map_ids(tree.as_fd(), users.namespace.as_fd()).context("map ids of layers")?;
+    // In the container's own mount namespace only.
+    let at = c.layout.container(&c.spec.id).join("lower");
+    std::fs::create_dir_all(&at).context(format!("create {}", at.display()))?;
+    let place = sys::openat2(nix::fcntl::AT_FDCWD, &at, libc::O_PATH | libc::O_DIRECTORY, 0, 0)
+        .context(format!("open {}", at.display()))?;
+    sys::move_mount(tree.as_fd(), place.as_fd()).context("mount layers")?;
+    Ok(at)
 }
 
 /// Mounts the writable overlay and answers with its root.
-fn overlay(c: &Container<'_>) -> Result<OwnedFd, Failure> {
+fn overlay(c: &Container<'_>, users: Option<&Users>, layers: &Path) -> Result<OwnedFd, Failure> {
     let dir = c.layout.container(&c.spec.id);
     let target = dir.join("rootfs");
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     for dir in [&target, &upper, &work] {
         std::fs::create_dir_all(dir).context(format!("create {}", dir.display()))?;
     }
+    if let Some(users) = users {
+        for dir in [&upper, &work] {
+            nix::unistd::chown(dir, Some(users.uid(0)), Some(users.gid(0)))
+                .context(format!("own {}", dir.display()))?;
+        }
+    }
     // Relative names keep 100 layers within the page that options may fill.
-    std::env::set_current_dir(c.layout.layers()).context("enter layers")?;
+    std::env::set_current_dir(layers).context("enter layers")?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
         c.spec.layers.join(":"),
@@ -102,35 +123,46 @@ fn overlay(c: &Container<'_>) -> Result<OwnedFd, Failure> {
     sys::openat2(nix::fcntl::AT_FDCWD, &target, flags, 0, 0).context("open root")
 }
 
-/// The detached tree of a mount.
-fn source(c: &Container<'_>, m: &crate::proto::SpecMount) -> Result<OwnedFd, Failure> {
-    let spec = &m.mount;
-    let Some(image) = &spec.image else {
-        let what = spec.host_path.display();
-        let tree = sys::open_tree(&spec.host_path, true).context(format!("open mount source {what}"))?;
-        let (set, deep) = match (spec.readonly, spec.recursive_readonly) {
-            (true, deep) => (sys::ATTR_RDONLY, deep),
-            (false, _) => (0, false),
-        };
-        let propagation = match spec.propagation {
-            Propagation::Private => MsFlags::MS_PRIVATE,
-            Propagation::HostToContainer => MsFlags::MS_SLAVE,
-            Propagation::Bidirectional => MsFlags::MS_SHARED,
-        };
-        let shared = propagation.bits();
-        sys::mount_setattr(tree.as_fd(), true, 0, shared).context(format!("set propagation of {what}"))?;
-        if set != 0 {
-            sys::mount_setattr(tree.as_fd(), deep, set, 0).context(format!("make {what} read-only"))?;
-        }
-        return Ok(tree);
+/// The detached tree of a mount; none for an image.
+fn bind(spec: &Mount, users: Option<&Users>) -> Result<Option<OwnedFd>, Failure> {
+    if spec.image.is_some() {
+        return Ok(None);
+    }
+    let what = spec.host_path.display();
+    let tree = sys::open_tree(&spec.host_path, true).context(format!("open mount source {what}"))?;
+    let (set, deep) = match (spec.readonly, spec.recursive_readonly) {
+        (true, deep) => (sys::ATTR_RDONLY, deep),
+        (false, _) => (0, false),
     };
-    std::env::set_current_dir(c.layout.layers()).context("enter layers")?;
+    let propagation = match spec.propagation {
+        Propagation::Private => MsFlags::MS_PRIVATE,
+        Propagation::HostToContainer => MsFlags::MS_SLAVE,
+        Propagation::Bidirectional => MsFlags::MS_SHARED,
+    };
+    let shared = propagation.bits();
+    sys::mount_setattr(tree.as_fd(), true, 0, shared).context(format!("set propagation of {what}"))?;
+    if let Some(users) = users {
+        sys::map_ids(tree.as_fd(), users.namespace.as_fd()).context(format!(
+            "map ids of {what} into the pod's user namespace; its file system may not be able to"
+        ))?;
+    }
+    if set != 0 {
+        sys::mount_setattr(tree.as_fd(), deep, set, 0).context(format!("make {what} read-only"))?;
+    }
+    Ok(Some(tree))
+}
+
+/// The detached tree of an image's content.
+fn image(c: &Container<'_>, m: &crate::proto::SpecMount, layers: &Path) -> Result<OwnedFd, Failure> {
+    let spec = &m.mount;
+    let image = spec.image.as_deref().unwrap_or_default();
+    std::env::set_current_dir(layers).context("enter layers")?;
     let attrs = sys::ATTR_RDONLY | sys::ATTR_NODEV | sys::ATTR_NOSUID;
     let sub = spec.image_sub_path.trim_start_matches('/');
     // An overlay needs two layers; one stands for itself, with an empty one below.
     let mut lower = m.layers.join(":");
     if m.layers.len() == 1 {
-        std::fs::create_dir_all("empty").context("create empty layer")?;
+        std::fs::create_dir_all(c.layout.layers().join("empty")).context("create empty layer")?;
         lower.push_str(":empty");
     }
     let options = [("lowerdir", lower.as_str())];
@@ -170,12 +202,21 @@ impl Root<'_> {
                         nix::sys::stat::mkdirat(&dir, name, Mode::from_bits_truncate(0o755))
                             .context(fail())?;
                     }
+                    self.own(&dir, name)?;
                     open(&so_far).context(fail())?
                 }
             };
             dir = next;
         }
         Ok(dir)
+    }
+
+    /// What the node's root makes in the tree is the pod's root's.
+    fn own(&self, dir: &OwnedFd, name: &std::ffi::OsStr) -> Result<(), Failure> {
+        let Some(users) = self.users else { return Ok(()) };
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(dir, name, Some(users.uid(0)), Some(users.gid(0)), flags)
+            .context(format!("own {}", name.display()))
     }
 
     fn attach(&self, tree: std::io::Result<OwnedFd>, path: &str, directory: bool) -> Result<(), Failure> {
@@ -192,7 +233,10 @@ impl Root<'_> {
 
     fn dev(&self, extra: &[(PathBuf, SFlag, u32, u64)]) -> Result<(), Failure> {
         let spec = self.c.spec;
-        let options = [("mode", "755"), ("size", "65536k")];
+        let node = |inside: u32| self.users.map_or(inside, |u| u.gid(inside).as_raw()).to_string();
+        let (owner, group, terminals) =
+            (self.users.map_or(0, |u| u.uid(0).as_raw()).to_string(), node(0), node(5));
+        let options = [("mode", "755"), ("size", "65536k"), ("uid", &*owner), ("gid", &*group)];
         self.attach(sys::new_mount("tmpfs", "tmpfs", &options, sys::ATTR_NOSUID), "/dev", true)?;
         let dev = self.place(Path::new("/dev"), true)?;
         nix::sys::stat::umask(Mode::empty());
@@ -200,12 +244,13 @@ impl Root<'_> {
             let mode = Mode::from_bits_truncate(0o666);
             mknodat(&dev, *name, SFlag::S_IFCHR, mode, makedev(*major, *minor))
                 .context(format!("create device {name}"))?;
+            self.own(&dev, (*name).as_ref())?;
         }
         for (name, to) in LINKS {
             nix::unistd::symlinkat(*to, &dev, *name).context(format!("link /dev/{name}"))?;
         }
         nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
-        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", &*terminals)];
         let attrs = sys::ATTR_NOSUID | sys::ATTR_NOEXEC;
         self.attach(sys::new_mount("devpts", "devpts", &pts[1..], attrs), "/dev/pts", true)?;
         self.attach(sys::new_mount("mqueue", "mqueue", &[], SAFE), "/dev/mqueue", true)?;

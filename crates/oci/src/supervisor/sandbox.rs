@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What is pinned below the directory of a sandbox.
-const PINS: &[&str] = &["net", "uts", "ipc", "shm"];
+const PINS: &[&str] = &["user", "net", "uts", "ipc", "shm"];
 
 /// One sandbox.
 pub(crate) struct Sandbox {
@@ -39,7 +39,7 @@ impl Supervisor {
         if self.sandboxes.contains_key(&id) {
             return Err(Error::State(format!("sandbox {id:?} exists already")));
         }
-        if config.namespaces.user.is_some() {
+        if config.namespaces.user.is_some() && !self.user_namespaces {
             return Err(Error::Unsupported("a user namespace of the pod (hostUsers: false)".into()));
         }
         let dir = self.layout.sandbox(&id);

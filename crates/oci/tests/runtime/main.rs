@@ -5,13 +5,16 @@ mod containerd;
 mod cri;
 mod rig;
 mod suite;
+mod users;
 
 use oci::runtime::Runtime;
 use rig::Rig;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn embedded() {
-    suite::all(&Rig::embedded().await).await;
+    let rig = Rig::embedded().await;
+    suite::all(&rig).await;
+    users::all(&rig).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
