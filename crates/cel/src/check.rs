@@ -252,19 +252,10 @@ impl Checker<'_> {
         }
     }
 
-    /// The common type of the parts of a literal; the language of Kubernetes wants them alike.
-    fn join(&mut self, at: u32, before: Option<Type>, ty: Type) -> Option<Type> {
+    /// The common type of the parts of a literal, dyn if they differ.
+    fn join(&mut self, before: Option<Type>, ty: Type) -> Option<Type> {
         let Some(before) = before else { return Some(ty) };
-        if self.bound.agrees(&before, &ty) {
-            return Some(most_general(&before, &ty));
-        }
-        let message = format!(
-            "expected type '{}' but found '{}'",
-            self.bound.settle(&before, false),
-            self.bound.settle(&ty, false)
-        );
-        self.fault(at, message);
-        Some(Type::Dyn)
+        Some(if self.bound.agrees(&before, &ty) { most_general(&before, &ty) } else { Type::Dyn })
     }
 
     /// The type of an element or entry that `?` marks as one to leave out when missing.
@@ -290,7 +281,7 @@ impl Checker<'_> {
         for (item, optional) in items {
             let ty = self.check(item);
             let ty = self.optional_part(item.at, ty, *optional);
-            of = self.join(item.at, of, ty);
+            of = self.join(of, ty);
         }
         Type::list(of.unwrap_or_else(|| self.bound.fresh()))
     }
@@ -299,10 +290,10 @@ impl Checker<'_> {
         let (mut keys, mut values) = (None, None);
         for entry in entries {
             let key = self.check(&entry.key);
-            keys = self.join(entry.key.at, keys, key);
+            keys = self.join(keys, key);
             let value = self.check(&entry.value);
             let value = self.optional_part(entry.value.at, value, entry.optional);
-            values = self.join(entry.value.at, values, value);
+            values = self.join(values, value);
         }
         let keys = keys.unwrap_or_else(|| self.bound.fresh());
         Type::map(keys, values.unwrap_or_else(|| self.bound.fresh()))

@@ -191,7 +191,7 @@ pub(crate) const NAMED: [&str; 11] = [
     "kubernetes.authorization.Decision",
 ];
 
-const ORDERED: [&str; 8] = ["bool", "bytes", "double", "duration", "int", "string", "timestamp", "uint"];
+const ORDERED: [&str; 8] = ["int", "uint", "double", "bool", "duration", "timestamp", "string", "bytes"];
 
 static FUNCTIONS: LazyLock<HashMap<&'static str, Vec<Overload>>> = LazyLock::new(|| {
     TABLE

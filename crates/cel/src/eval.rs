@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ast::Literal;
 use crate::budget::Budget;
 use crate::env::Variable;
 use crate::error::EvalError;
@@ -31,27 +30,31 @@ type Item<'a> = (Value<'a>, Value<'a>);
 impl<'b, 'a> Eval<'b, 'a> {
     pub(crate) fn eval(&mut self, node: &'a Node) -> Out<'a> {
         match node {
-            Node::Const(literal) => Ok(literal_value(literal)),
-            Node::Type(name) => Ok(Value::Type(name.clone())),
-            Node::Variable(i) => self.variable(*i),
-            Node::Local(slot) => {
-                self.budget.charge(1)?;
+            Node::Const(value) => Ok(value.clone()),
+            Node::Variable { index, cost } => self.variable(*index, *cost),
+            Node::Local { slot, cost } => {
+                self.budget.charge(*cost)?;
                 Ok(self.locals[*slot].clone())
             }
-            Node::Select { operand, field, test: true, .. } => {
+            Node::Select { operand, field, test: true, cost, .. } => {
                 let of = self.eval(operand)?;
+                self.budget.charge(*cost)?;
                 self.has(&of, field).map(Value::Bool)
             }
-            Node::Select { operand, field, optional, .. } => {
+            Node::Select { operand, field, optional, cost, .. } => {
                 let of = self.eval(operand)?;
-                self.budget.charge(1)?;
-                self.select(of, field, *optional)
+                let value = self.select(of, field, *optional);
+                self.looked(*cost, value)
             }
-            Node::Index { operand, index, optional } => {
+            Node::Index { operand, index, optional, cost } => {
                 let of = self.eval(operand)?;
                 let index = self.eval(index)?;
-                self.budget.charge(1)?;
-                self.index(of, &index, *optional)
+                let value = self.index(of, &index, *optional);
+                self.looked(*cost, value)
+            }
+            Node::Member { value, of } => {
+                let value = self.eval(value)?;
+                Ok(Value::Bool(Key::of(&value).is_some_and(|key| of.contains(&key))))
             }
             Node::And(a, b) => self.logic(a, b, false),
             Node::Or(a, b) => self.logic(a, b, true),
@@ -85,11 +88,18 @@ impl<'b, 'a> Eval<'b, 'a> {
     }
 
     #[inline(never)]
-    fn variable(&mut self, i: usize) -> Out<'a> {
-        self.budget.charge(1)?;
+    fn variable(&mut self, i: usize, cost: u64) -> Out<'a> {
+        self.budget.charge(cost)?;
         self.values[i]
             .clone()
             .ok_or_else(|| EvalError::new(format!("no such attribute(s): {}", self.variables[i].name)))
+    }
+
+    /// Charges for a look at a part; finding out that an optional part is missing is free.
+    fn looked(&mut self, cost: u64, value: Out<'a>) -> Out<'a> {
+        let missing = matches!(value, Ok(Value::Optional(None)));
+        self.budget.charge(cost - u64::from(missing))?;
+        value
     }
 
     #[inline(never)]
@@ -172,14 +182,28 @@ impl<'b, 'a> Eval<'b, 'a> {
     #[inline(never)]
     fn call(&mut self, call: &'a Call) -> Out<'a> {
         let mut args = Vec::with_capacity(call.args.len());
+        let mut failed = None;
         for arg in &call.args {
-            args.push(self.eval(arg)?);
+            match self.eval(arg) {
+                Ok(value) => args.push(value),
+                Err(EvalError::Cost) => return Err(EvalError::Cost),
+                // The other arguments are evaluated, and charged, all the same.
+                Err(error) => {
+                    failed = failed.or(Some(error));
+                    args.push(Value::Null);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            self.budget.charge(1)?;
+            return Err(error);
         }
         // What is known before the work is done is charged before it.
         self.budget.charge(call.charge.before(call.name, &args))?;
-        let value = (call.native)(call.name, &args)?;
-        self.budget.charge(call.charge.after(call.name, &args, &value))?;
-        Ok(value)
+        let value = (call.native)(call.name, &args);
+        let result = value.as_ref().unwrap_or(&Value::Null);
+        self.budget.charge(call.charge.after(call.name, &args, result))?;
+        value
     }
 
     #[inline(never)]
@@ -401,17 +425,5 @@ fn index_of(index: &Value<'_>, size: usize, optional: bool) -> Result<Option<usi
         Some(i) => Ok(Some(i)),
         None if optional => Ok(None),
         None => Err(EvalError::new(format!("index out of bounds: {i}"))),
-    }
-}
-
-fn literal_value<'a>(literal: &Literal) -> Value<'a> {
-    match literal {
-        Literal::Null => Value::Null,
-        Literal::Bool(b) => Value::Bool(*b),
-        Literal::Int(i) => Value::Int(*i),
-        Literal::Uint(u) => Value::Uint(*u),
-        Literal::Double(d) => Value::Double(*d),
-        Literal::String(text) => Value::String(Text::Own(text.clone())),
-        Literal::Bytes(bytes) => Value::Bytes(bytes.clone()),
     }
 }

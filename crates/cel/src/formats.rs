@@ -16,11 +16,11 @@ const FORMATS: [(&str, u64); 13] = [
     ("dns1123SubdomainPrefix", 60),
     ("dns1035LabelPrefix", 30),
     ("labelValue", 40),
-    ("uri", 2073),
-    ("uuid", 98),
-    ("byte", 78),
-    ("date", 210),
-    ("datetime", 210),
+    ("uri", 1104),
+    ("uuid", 72),
+    ("byte", 84),
+    ("date", 72),
+    ("datetime", 72),
 ];
 
 impl Format {

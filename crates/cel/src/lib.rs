@@ -28,6 +28,7 @@
 //!   hook).
 //! - Depth and size of expressions are bounded, so is what they cost.
 
+mod alike;
 mod ast;
 mod authorizer;
 mod budget;

@@ -161,7 +161,16 @@ impl Parser {
     }
 
     fn expect(&mut self, sign: &str) -> Parsed<u32> {
-        self.take(sign).map_or_else(|| self.unexpected(&format!("'{sign}'")), Ok)
+        self.take(sign).map_or_else(
+            || match (sign, self.peek()) {
+                (")", What::End) => {
+                    Err(Fault { at: self.at(), message: "Syntax error: missing ')' at '<EOF>'".into() })
+                }
+                ("]" | "}", _) => self.unexpected(&format!("{{'{sign}', ','}}")),
+                _ => self.unexpected(&format!("'{sign}'")),
+            },
+            Ok,
+        )
     }
 
     fn end(&self) -> Parsed<()> {
@@ -257,13 +266,13 @@ impl Parser {
             let at = self.at();
             let mut times = 0;
             while self.is(sign) {
-                // A sign right before a number is the number's.
-                if sign == "-" && matches!(self.tokens[self.next + 1].what, What::LargeInt | What::Literal(_))
-                {
-                    break;
-                }
                 self.bump();
                 times += 1;
+            }
+            if times % 2 == 1 && sign == "-" && is_number(self.peek()) {
+                // A sign right before a number is the number's.
+                self.next -= 1;
+                return self.member();
             }
             let operand = self.member()?;
             return Ok(if times % 2 == 1 { self.maker.call(at, function, vec![operand]) } else { operand });
@@ -321,7 +330,7 @@ impl Parser {
                 Ok(self.maker.literal(at, literal))
             }
             What::LargeInt => Err(Fault { at: self.at(), message: "invalid int literal".into() }),
-            What::Sign("-") => self.negative(),
+            What::Sign("-") if is_number(&self.tokens[self.next + 1].what) => self.negative(),
             What::Sign("(") => {
                 self.bump();
                 let expr = self.expr()?;
@@ -364,11 +373,10 @@ impl Parser {
             What::LargeInt => Literal::Int(i64::MIN),
             What::Literal(Literal::Int(value)) => Literal::Int(-value),
             What::Literal(Literal::Double(value)) => Literal::Double(-value),
-            What::Literal(_) => {
+            _ => {
                 let operand = self.primary()?;
                 return Ok(self.maker.call(at, "-_", vec![operand]));
             }
-            _ => return self.unexpected(BEGINNINGS),
         };
         self.bump();
         Ok(self.maker.literal(at, literal))
@@ -416,6 +424,10 @@ impl Parser {
             }
         }
     }
+}
+
+fn is_number(what: &What) -> bool {
+    matches!(what, What::LargeInt | What::Literal(Literal::Int(_) | Literal::Uint(_) | Literal::Double(_)))
 }
 
 fn shown(what: &What) -> String {

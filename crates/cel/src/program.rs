@@ -1,5 +1,6 @@
 //! A compiled expression.
 
+use crate::alike;
 use crate::budget::Budget;
 use crate::check::{self, Meaning};
 use crate::cost::{self, CostEstimate};
@@ -65,6 +66,10 @@ impl Program {
         let expr = parse::parse(source)?;
         let errors = |faults| CompileErrors { text: source.to_owned(), faults };
         let checked = check::check(env, &expr).map_err(errors)?;
+        let faults = alike::faults(&expr, &checked);
+        if !faults.is_empty() {
+            return Err(errors(faults));
+        }
         let node = plan::plan(&expr, &checked).map_err(errors)?;
         let cost = cost::estimate(env, &expr, &checked);
         let mut used = vec![false; env.variables.len()];

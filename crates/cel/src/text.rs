@@ -34,7 +34,7 @@ pub fn show_double(value: f64) -> String {
 /// A number as short as it can be told apart, with an exponent where that is shorter.
 pub fn show_general(value: f64) -> String {
     let size = value.abs();
-    if !value.is_finite() || size == 0.0 || (1e-4..1e21).contains(&size) {
+    if !value.is_finite() || size == 0.0 || (1e-4..1e6).contains(&size) {
         return show_double(value);
     }
     let text = format!("{value:e}");

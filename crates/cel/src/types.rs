@@ -92,6 +92,15 @@ impl Type {
     pub(crate) fn is_dyn(&self) -> bool {
         matches!(self, Type::Dyn | Type::Error)
     }
+
+    /// Whether values have a constant size.
+    pub(crate) fn is_scalar(&self) -> bool {
+        match self {
+            Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Timestamp | Type::Duration => true,
+            Type::Optional(of) => of.is_scalar(),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Type {
@@ -141,7 +150,7 @@ pub enum ListKind {
 pub struct Decl {
     /// What it is.
     pub kind: DeclKind,
-    /// Most characters, bytes, items or entries; what is not limited has the most a request can hold.
+    /// Most characters, bytes, items or entries; `u64::MAX` if nothing is known.
     pub size_max: u64,
     /// Fewest bytes it takes in JSON.
     pub bytes_min: u64,
@@ -166,9 +175,9 @@ impl Decl {
         Decl::plain(Type::Dyn)
     }
 
-    /// A type without parts and without limits.
+    /// A type without parts; nothing is said of sizes.
     pub fn plain(of: Type) -> Arc<Decl> {
-        Arc::new(Decl { kind: DeclKind::Plain(of), size_max: REQUEST_BYTES_MAX, bytes_min: 1 })
+        Arc::new(Decl { kind: DeclKind::Plain(of), size_max: u64::MAX, bytes_min: 1 })
     }
 
     /// An object with fields of the same names as in JSON.
@@ -178,7 +187,7 @@ impl Decl {
             .map(|(name, decl)| (Arc::from(name), FieldType { decl, json: Arc::from(name) }))
             .collect();
         let kind = DeclKind::Object(Arc::new(ObjectType { name: name.into(), fields }));
-        Arc::new(Decl { kind, size_max: REQUEST_BYTES_MAX, bytes_min: 2 })
+        Arc::new(Decl { kind, size_max: u64::MAX, bytes_min: 2 })
     }
 
     /// The type that expressions see.
@@ -188,6 +197,15 @@ impl Decl {
             DeclKind::List(of, _) => Type::list(of.ty()),
             DeclKind::Map(of) => Type::map(Type::String, of.ty()),
             DeclKind::Object(object) => Type::Object(object.clone()),
+        }
+    }
+
+    /// What one step of a path leads to: a field, `@items`, `@values`.
+    pub(crate) fn step(&self, name: &str) -> Option<&Decl> {
+        match (&self.kind, name) {
+            (DeclKind::List(of, _) | DeclKind::Map(of), "@items" | "@values") => Some(of),
+            (DeclKind::Object(object), name) => object.fields.get(name).map(|f| &*f.decl),
+            _ => None,
         }
     }
 }

@@ -345,7 +345,11 @@ impl<'a> Map<'a> {
         Ok(match self {
             Map::Json(map, decl) => match decl.map(|d| &d.kind) {
                 Some(DeclKind::Object(object)) => match object.fields.get(name) {
-                    Some(field) => map.get(&*field.json).map(|json| Value::json(json, Some(&*field.decl))),
+                    // A field that is null is as good as absent.
+                    Some(field) => map
+                        .get(&*field.json)
+                        .filter(|json| !json.is_null())
+                        .map(|json| Value::json(json, Some(&*field.decl))),
                     None => None,
                 },
                 Some(DeclKind::Map(of)) => map.get(name).map(|json| Value::json(json, Some(&**of))),
@@ -364,7 +368,7 @@ impl<'a> Map<'a> {
                     .fields
                     .iter()
                     .filter_map(|(name, field)| {
-                        let json = map.get(&*field.json)?;
+                        let json = map.get(&*field.json).filter(|json| !json.is_null())?;
                         Some((Key::String(name.clone()), Value::json(json, Some(&*field.decl))))
                     })
                     .collect(),
