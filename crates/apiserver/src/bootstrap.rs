@@ -50,6 +50,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), StoreError> {
     server.rbac.refresh(&*server.store);
     kubernetes(server).await?;
     crate::services::claims::repair(server).await;
+    crate::services::shared::repair(server).await;
     server.bootstrapped.store(true, Ordering::Release);
     Ok(())
 }

@@ -78,6 +78,8 @@ pub struct Settings {
     pub service_cidrs: Vec<crate::services::Cidr>,
     /// First and last node port.
     pub node_ports: (u16, u16),
+    /// Other servers write to the same store.
+    pub shared_store: bool,
     /// Certificate authority of the kubelets' serving certificates, PEM; and what to show them.
     pub kubelet: Option<crate::connect::KubeletAccess>,
 }

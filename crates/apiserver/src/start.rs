@@ -124,6 +124,7 @@ impl ApiServer {
             advertise,
             service_cidrs: config.service_cidrs.clone(),
             node_ports: config.node_ports,
+            shared_store: embedded.is_none(),
             kubelet: Some(KubeletAccess {
                 authorities: String::new(),
                 certificate: kubelet.certificate,
@@ -162,13 +163,14 @@ impl ApiServer {
         let aggregation = tokio::spawn(crate::aggregate::follow(server.clone()));
         let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
         let quotas = tokio::spawn(crate::quota::run(server.clone()));
+        let services = tokio::spawn(crate::services::shared::follow(server.clone()));
         let renewal = tokio::spawn(renew(authority, pki_dir, serving, tls));
         Ok(Running {
             address,
             admin_kubeconfig,
             server,
             listeners,
-            background: vec![renewal, definitions, aggregation, rules, quotas],
+            background: vec![renewal, definitions, aggregation, rules, quotas, services],
             embedded,
         })
     }

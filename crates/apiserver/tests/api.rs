@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod etcd;
 mod extension;
 mod failing;
 mod harness;

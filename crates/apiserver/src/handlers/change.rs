@@ -85,7 +85,7 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
             return Ok(Changed::Value(new));
         }
         let server = call.server.clone();
-        let mut reserved = services::allocate(&server, &call.resource, Some(&old), &mut new)?;
+        let mut reserved = services::shared::reserve(&server, &call.resource, Some(&old), &mut new).await?;
         let write = write(call, &current, &new).await?;
         let gone = write.value.is_none();
         match services::claims::write(&call.server, write, &reserved, &new).await {

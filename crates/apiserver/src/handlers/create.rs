@@ -110,10 +110,12 @@ async fn admit_and_write(
     if call.server.store.get(&key).is_some() {
         return Ok(None);
     }
-    let mut reserved = crate::services::allocate(&call.server, &call.resource, None, object)?;
     if dry_run {
+        drop(crate::services::allocate(&call.server, &call.resource, None, object)?);
         return Ok(Some(Changed::Value(object.take())));
     }
+    let server = call.server.clone();
+    let mut reserved = crate::services::shared::reserve(&server, &call.resource, None, object).await?;
     let draft = conversion::draft(&call.server, &call.resource, object).await?;
     let write = Write { key, precondition: Precondition::Absent, value: Some(draft), last: None };
     let written = match prepare::expiry(&call.resource, object) {

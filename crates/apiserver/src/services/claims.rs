@@ -33,7 +33,7 @@ pub async fn write(
     reserved: &Reserved<'_>,
     service: &Value,
 ) -> Result<Arc<Object>, StoreError> {
-    if reserved.addresses.is_empty() {
+    if reserved.addresses.is_empty() || server.allocation.shared {
         return server.store.write(write).await;
     }
     let claims = join_all(reserved.addresses.iter().map(|address| claim(server, *address, service)));
@@ -49,16 +49,16 @@ pub fn is_ours(address: &Value) -> bool {
     address.pointer("/metadata/labels").and_then(|labels| labels.get(MANAGED_BY)) == Some(&json!(OURS))
 }
 
-fn name(service: &Value) -> (&str, &str) {
+pub(super) fn name(service: &Value) -> (&str, &str) {
     (meta_text(service, "namespace"), object::name(service))
 }
 
-fn parent(address: &Value) -> (&str, &str) {
+pub(super) fn parent(address: &Value) -> (&str, &str) {
     let text = |field: &str| at(address, field).and_then(Value::as_str).unwrap_or("");
     (text("spec.parentRef.namespace"), text("spec.parentRef.name"))
 }
 
-fn object_of(address: IpAddr, service: &Value) -> Value {
+pub(super) fn object_of(address: IpAddr, service: &Value) -> Value {
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let (namespace, name) = name(service);
     json!({
@@ -96,7 +96,7 @@ async fn claim(server: &ApiServer, address: IpAddr, service: &Value) -> Option<A
     None
 }
 
-async fn release(store: Arc<dyn Store>, object: Arc<Object>) {
+pub(super) async fn release(store: Arc<dyn Store>, object: Arc<Object>) {
     let precondition = Precondition::Revision(object.modified);
     let write = Write { key: object.key.clone(), precondition, value: None, last: None };
     match store.write(write).await {
@@ -106,7 +106,7 @@ async fn release(store: Arc<dyn Store>, object: Arc<Object>) {
     }
 }
 
-fn key(server: &ApiServer, address: IpAddr) -> Option<Key> {
+pub(super) fn key(server: &ApiServer, address: IpAddr) -> Option<Key> {
     Some(server.catalog().stored(GROUP, PLURAL)?.key("", &address.to_string()))
 }
 
@@ -169,7 +169,7 @@ pub async fn repair(server: &Arc<ApiServer>) {
     let owned = |object: &Value| owners.get(object::name(object)) == Some(&parent(object));
     for object in snapshot.iter(&store::Range::default()) {
         let value: Value = serde_json::from_slice(&object.json).unwrap_or_default();
-        if is_ours(&value) && !owned(&value) {
+        if is_ours(&value) && !owned(&value) && !super::shared::is_young(server, &value) {
             release(server.store.clone(), object.clone()).await;
         } else if !is_ours(&value) {
             wrote(server, None, Some(&value));
@@ -177,7 +177,7 @@ pub async fn repair(server: &Arc<ApiServer>) {
     }
 }
 
-fn values(server: &ApiServer, table: &str) -> Vec<Value> {
+pub(super) fn values(server: &ApiServer, table: &str) -> Vec<Value> {
     let snapshot = server.store.snapshot(table);
     snapshot
         .iter(&store::Range::default())

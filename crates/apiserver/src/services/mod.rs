@@ -3,6 +3,7 @@
 mod cidr;
 pub mod claims;
 mod ports;
+pub mod shared;
 pub mod transition;
 
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ pub struct Allocation {
     cidrs: Vec<Cidr>,
     ranges: RwLock<Vec<Cidr>>,
     ports: (u16, u16),
+    /// Other servers give addresses and ports from the same store: what is given is claimed there first.
+    shared: bool,
     used: Mutex<Used>,
 }
 
@@ -41,6 +44,8 @@ pub struct Reserved<'a> {
     allocation: &'a Allocation,
     addresses: Vec<IpAddr>,
     ports: Vec<(u16, &'static str)>,
+    /// What was claimed in a store that others share.
+    claims: shared::Claims,
     kept: bool,
 }
 
@@ -54,6 +59,7 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if self.kept {
+            self.claims.keep();
             return;
         }
         let mut used = self.allocation.used.lock();
@@ -73,6 +79,7 @@ impl Allocation {
             cidrs: settings.service_cidrs.clone(),
             ranges: RwLock::new(settings.service_cidrs.clone()),
             ports: settings.node_ports,
+            shared: settings.shared_store,
             used: Mutex::new(Used::default()),
         }
     }
@@ -82,10 +89,10 @@ impl Allocation {
         let uid: Arc<str> = Arc::from(crate::object::meta_text(service, "uid"));
         let mut used = self.used.lock();
         for address in addresses(service) {
-            used.addresses.entry(address).or_insert_with(|| uid.clone());
+            used.addresses.insert(address, uid.clone());
         }
         for port in ports::taken(service) {
-            used.ports.entry(port).or_insert_with(|| uid.clone());
+            used.ports.insert(port, uid.clone());
         }
     }
 
@@ -93,12 +100,17 @@ impl Allocation {
     pub fn forget(&self, old: &Value, new: Option<&Value>) {
         let kept_addresses = new.map(addresses).unwrap_or_default();
         let kept_ports = new.map(ports::taken).unwrap_or_default();
+        let uid = crate::object::meta_text(old, "uid");
         let mut used = self.used.lock();
         for address in addresses(old).iter().filter(|address| !kept_addresses.contains(address)) {
-            used.addresses.remove(address);
+            if used.addresses.get(address).is_some_and(|owner| &**owner == uid) {
+                used.addresses.remove(address);
+            }
         }
         for port in ports::taken(old).iter().filter(|port| !kept_ports.contains(port)) {
-            used.ports.remove(port);
+            if used.ports.get(port).is_some_and(|owner| &**owner == uid) {
+                used.ports.remove(port);
+            }
         }
     }
 
@@ -163,7 +175,8 @@ pub fn allocate<'a>(
     object: &mut Value,
 ) -> Result<Reserved<'a>, Status> {
     let allocation = &server.allocation;
-    let mut reserved = Reserved { allocation, addresses: Vec::new(), ports: Vec::new(), kept: false };
+    let claims = shared::Claims::default();
+    let mut reserved = Reserved { allocation, addresses: Vec::new(), ports: Vec::new(), claims, kept: false };
     if !resource.def.group.is_empty() || resource.def.kind != "Service" {
         return Ok(reserved);
     }
@@ -311,9 +324,8 @@ fn give_addresses(
             }
             None => match ranges.iter().filter(of_family).find_map(|cidr| free_address(used, cidr)) {
                 Some(address) => {
-                    texts.resize(position.max(texts.len()), String::new());
-                    texts.insert(position, address.to_string());
-                    texts.truncate(families.len());
+                    texts.resize(texts.len().max(position + 1), String::new());
+                    texts[position] = address.to_string();
                     address
                 }
                 None => {
@@ -357,6 +369,7 @@ impl ApiServer {
             match (old, new) {
                 (Some(old), new) => {
                     claims::gone(self, old, new);
+                    shared::gone(self, old, new);
                     self.allocation.forget(old, new);
                 }
                 (None, Some(new)) => self.allocation.learn(new),

@@ -11,7 +11,7 @@ use crate::status::Cause;
 
 type Ports = HashMap<(u16, &'static str), Arc<str>>;
 
-fn protocol(port: &Value) -> &'static str {
+pub(super) fn protocol(port: &Value) -> &'static str {
     match port.get("protocol").and_then(Value::as_str) {
         Some("UDP") => "UDP",
         Some("SCTP") => "SCTP",

@@ -4,14 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use apiserver::{ApiServer, Config, Etcd, StoreChoice};
+use apiserver::ApiServer;
 
 use crate::CM;
+use crate::etcd::Member;
 use crate::harness::{self, Server};
-
-mod etcd;
-
-use etcd::Member;
 
 /// Set for the process whose disk is filled: its directory.
 const FULL: &str = "KUTTER_TEST_FULL_CHILD";
@@ -87,18 +84,13 @@ fn a_full_disk_shows_and_deletions_go_on() {
     assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stdout));
 }
 
-fn on(member: &Member, dir: &Path) -> Config {
-    let etcd = Etcd { urls: vec![member.url()], ..Etcd::default() };
-    Config { store: StoreChoice::Etcd(etcd), ..harness::config(dir) }
-}
-
 #[test]
 fn an_etcd_that_is_gone_shows() {
     let dir = tempfile::tempdir().expect("directory");
     harness::runtime().block_on(async {
         let mut member = Member::start();
         member.ready().await;
-        let running = ApiServer::start(on(&member, dir.path())).await.expect("start");
+        let running = ApiServer::start(member.config(dir.path())).await.expect("start");
         let api = Server::of(&running, dir.path());
         until_shown(&api, true).await;
         member.stop();

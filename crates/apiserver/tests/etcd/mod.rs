@@ -1,8 +1,13 @@
-//! One real etcd on free ports, ended when dropped.
+//! One real etcd on free ports, ended when dropped; and what several servers on it do.
+
+mod servers;
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use apiserver::{Config, Etcd, StoreChoice};
 
 pub struct Member {
     process: Child,
@@ -14,7 +19,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port()
 }
 
-fn spawn(dir: &std::path::Path, (client, peer): (u16, u16)) -> Child {
+fn spawn(dir: &Path, (client, peer): (u16, u16)) -> Child {
     let program = std::env::var("KUTTER_ETCD").unwrap_or_else(|_| "etcd".into());
     let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
     let mut command = Command::new(&program);
@@ -37,8 +42,11 @@ impl Member {
         Self { process: spawn(dir.path(), ports), ports, dir }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.0)
+    /// How a server with this store is started.
+    pub fn config(&self, dir: &Path) -> Config {
+        let urls = vec![format!("http://127.0.0.1:{}", self.ports.0)];
+        let store = StoreChoice::Etcd(Etcd { urls, ..Etcd::default() });
+        Config { store, ..crate::harness::config(dir) }
     }
 
     /// Waits until it listens.
