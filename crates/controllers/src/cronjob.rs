@@ -57,6 +57,11 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     work.plan
 }
 
+/// Whether a schedule made this Job; people make others in a CronJob's name (`kubectl create job --from`).
+fn is_scheduled(job: &Job) -> bool {
+    job.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(SCHEDULED))
+}
+
 impl Work<'_> {
     fn event(&mut self, note: Note) {
         self.plan.actions.push(Action::Event { about: self.owner.clone(), note });
@@ -72,7 +77,11 @@ impl Work<'_> {
         for job in self.jobs {
             let (uid, name) = (pod::uid(*job), pod::name(*job));
             match job::end_of(job) {
-                None => active.push(reference(job)),
+                None if listed(uid) || is_scheduled(job) => active.push(reference(job)),
+                None => {
+                    let text = format!("Saw a job that the controller did not create or forgot: {name}");
+                    notes.push(Note::warning("UnexpectedJob", text));
+                }
                 Some(end) if listed(uid) => {
                     let text = format!("Saw completed job: {name}, condition: {}", end.type_);
                     notes.push(Note::normal("SawCompletedJob", text));
@@ -167,7 +176,9 @@ impl Work<'_> {
             self.scheduled(due);
             return self.plan.because("the run that is due exists");
         }
-        let active: Vec<&Job> = self.jobs.iter().copied().filter(|j| job::end_of(j).is_none()).collect();
+        let listed = status.active.as_deref().unwrap_or_default();
+        let active = |job: &&Job| listed.iter().any(|r| r.uid.as_deref() == Some(pod::uid(*job)));
+        let active: Vec<&Job> = self.jobs.iter().copied().filter(active).collect();
         match self.spec.concurrency_policy.as_deref() {
             Some("Forbid") if !active.is_empty() => {
                 let text =
@@ -274,6 +285,12 @@ mod tests {
         json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "status": {"startTime": NOW}})
     }
 
+    fn scheduled(name: &str) -> Value {
+        let mut job = running(name);
+        job["metadata"]["annotations"] = json!({SCHEDULED: NOW});
+        job
+    }
+
     fn ended(name: &str, how: &str, minute: u8) -> Value {
         let start = format!("2026-06-15T12:{minute:02}:00Z");
         json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "status": {"startTime": start,
@@ -314,6 +331,15 @@ mod tests {
                 vec![running("a")],
                 "-a, +c-29692114 2026-06-15T12:34:00Z, status",
             ),
+            // A Job by hand is none of the schedule's; one of the schedule's that the status forgot is.
+            (
+                json!({"concurrencyPolicy": "Forbid"}),
+                &none,
+                vec![running("hand")],
+                "!UnexpectedJob, +c-29692114 2026-06-15T12:34:00Z, status",
+            ),
+            (json!({"concurrencyPolicy": "Forbid"}), &none, vec![scheduled("c")], "!JobAlreadyActive"),
+            (json!({"suspend": true}), &none, vec![ended("hand", "Complete", 1)], ""),
             (json!({"suspend": true}), &active, vec![], "!MissingJob, status"),
             (json!({"suspend": true}), &active, vec![ended("a", "Complete", 1)], "!SawCompletedJob, status"),
         ];
