@@ -2,7 +2,7 @@
 
 use api::KindDef;
 use schema::decode::{Format, Target, unknown_fields};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::negotiate::{MEDIA_TYPES, MEDIA_TYPES_CUSTOM};
 use crate::query::Query;
@@ -86,13 +86,16 @@ pub fn decode_as(
     Ok(decoded.value)
 }
 
-/// Brings a computed value into canonical form by its schema, as a typed decoder would.
+/// Brings a computed value into canonical form by its schema, as a typed decoder would. `old` is the stored state
+/// it was computed from: what is as it was is in form already.
 pub fn settle(
     def: &KindDef,
+    old: Option<&Value>,
     value: &mut Value,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
+    let unchanged = old.filter(|_| !def.custom).map_or_else(Map::new, |old| take_unchanged(old, value));
     let strict = match validation {
         FieldValidation::Ignore => Vec::new(),
         _ => unknown_fields(def.schema(), value),
@@ -103,7 +106,20 @@ pub fn settle(
     if def.custom {
         schema::prune::prune(def.schema(), value);
     }
-    schema::canonicalize(def.schema(), value).map_err(|cause| cause.to_string())
+    schema::canonicalize(def.schema(), value).map_err(|cause| cause.to_string())?;
+    if let Value::Object(map) = value {
+        map.extend(unchanged);
+    }
+    Ok(())
+}
+
+/// Takes out the parts of `new` that are as they are in `old`.
+fn take_unchanged(old: &Value, new: &mut Value) -> Map<String, Value> {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) else { return Map::new() };
+    let part = |(_, value): &(&String, &Value)| value.is_object();
+    let same = old.iter().filter(part).filter(|(key, value)| new.get(*key) == Some(value));
+    let same: Vec<&String> = same.map(|(key, _)| key).collect();
+    same.into_iter().filter_map(|key| new.remove_entry(key)).collect()
 }
 
 /// Fills in defaults.

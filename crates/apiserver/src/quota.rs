@@ -36,6 +36,20 @@ impl Quotas {
         self.wake.notify_one();
     }
 
+    /// Whether what a write changes is compared, to tell whether the namespace is to be counted.
+    pub fn compares(&self, resource: &Resource, namespace: &str) -> bool {
+        let def = &resource.def;
+        let quota = def.group.is_empty() && def.plural == "resourcequotas";
+        def.namespaced() && (quota || self.limited.lock().contains(namespace))
+    }
+
+    /// Takes note of a write that was not compared because the namespace had no quota before it.
+    pub fn missed(&self, resource: &Resource, namespace: &str) {
+        if resource.def.namespaced() && self.limited.lock().contains(namespace) {
+            self.recount(namespace);
+        }
+    }
+
     /// Takes note of a write.
     pub fn wrote(&self, resource: &Resource, old: Option<&Value>, new: Option<&Value>) {
         let def = &resource.def;

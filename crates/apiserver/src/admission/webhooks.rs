@@ -195,7 +195,7 @@ impl Called {
         let mut new = as_version(server, object, own, &self.resource).await?.into_owned();
         json_patch::patch(&mut new, &operations).map_err(Status::internal)?;
         let mut new = as_version(server, &new, &self.resource, own).await?.into_owned();
-        codec::settle(&own.def, &mut new, FieldValidation::Ignore, &mut Vec::new())
+        codec::settle(&own.def, None, &mut new, FieldValidation::Ignore, &mut Vec::new())
             .map_err(Status::internal)?;
         codec::default(&own.def, &mut new);
         Ok((new != *object).then_some(new))

@@ -48,7 +48,8 @@ pub async fn apply(
         let mut new = applied.map_err(refused)?;
         last_applied::follow(&manager, &config, &mut new);
         let mut notes = Vec::new();
-        codec::settle(&def, &mut new, FieldValidation::Ignore, &mut notes).map_err(Status::bad_request)?;
+        codec::settle(&def, Some(live), &mut new, FieldValidation::Ignore, &mut notes)
+            .map_err(Status::bad_request)?;
         Ok(new)
     };
     let key = call.resource.key(&call.info.namespace, &name);

@@ -88,10 +88,17 @@ pub async fn change(call: &mut Call, name: &str, edit: Edit<'_>) -> Result<Chang
         let mut reserved = services::shared::reserve(&server, &call.resource, Some(&old), &mut new).await?;
         let write = write(call, &current, &new).await?;
         let gone = write.value.is_none();
-        match services::claims::write(&call.server, write, &reserved, &new).await {
+        let states = server.remembers(&call.resource, &call.info.namespace).then_some((old, new));
+        let service = states.as_ref().map(|(_, new)| new);
+        match services::claims::write(&server, write, &reserved, service).await {
             Ok(object) => {
                 reserved.keep();
-                call.server.after_write(&call.resource, Some(&old), (!gone).then_some(&new));
+                match &states {
+                    Some((old, new)) => {
+                        server.after_write(&call.resource, Some(old), (!gone).then_some(new));
+                    }
+                    None => server.quotas.missed(&call.resource, &call.info.namespace),
+                }
                 let object = conversion::object(&call.server, &call.resource, object).await?;
                 return Ok(Changed::Stored(object));
             }

@@ -56,15 +56,15 @@ pub async fn create_object(
         prepare::create(call, &mut candidate)?;
         codec::default(&call.resource.def, &mut candidate);
         attempts += 1;
-        match admit_and_write(call, &mut candidate, dry_run, track).await? {
+        let name = object::name(&candidate).to_string();
+        match admit_and_write(call, &name, candidate, dry_run, track).await? {
             Some(created) => return Ok(created),
             None if generated && attempts < NAMES_MAX => continue,
             None => {
                 let (group, plural) = call.names();
-                let name = object::name(&candidate);
                 return Err(match generated {
-                    true => Status::generate_name_taken(group, plural, name),
-                    false => Status::already_exists(group, plural, name),
+                    true => Status::generate_name_taken(group, plural, &name),
+                    false => Status::already_exists(group, plural, &name),
                 });
             }
         }
@@ -74,12 +74,12 @@ pub async fn create_object(
 /// `None` when the name is taken.
 async fn admit_and_write(
     call: &mut Call,
-    object: &mut Value,
+    name: &str,
+    mut object: Value,
     dry_run: bool,
     track: bool,
 ) -> Result<Option<Changed>, Status> {
     let plugins = call.server.plugins.read().clone();
-    let name = object::name(object).to_string();
     let manager = track.then(|| managed::manager(call));
     {
         let Call { server, identity, resource, info, warnings, .. } = &mut *call;
@@ -90,47 +90,52 @@ async fn admit_and_write(
             resource,
             subresource: "",
             namespace: &info.namespace,
-            name: &name,
+            name,
             old: None,
             dry_run,
             warnings,
         };
-        admission::admit(&plugins, object, &mut context).await?;
+        admission::admit(&plugins, &mut object, &mut context).await?;
         if let Some(manager) = &manager {
-            managed::updated(&resource.def, manager, "", None, object);
+            managed::updated(&resource.def, manager, "", None, &mut object);
         }
-        let causes = validate::create(resource, object);
+        let causes = validate::create(resource, &object);
         if !causes.is_empty() {
-            return Err(Status::invalid(&resource.def.group, &resource.def.kind, &name, causes));
+            return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
         }
-        super::warn(context.warnings, api::warnings::create(&resource.def, object));
-        admission::validate(&plugins, object, &mut context).await?;
+        super::warn(context.warnings, api::warnings::create(&resource.def, &object));
+        admission::validate(&plugins, &object, &mut context).await?;
     }
-    let key = call.resource.key(&call.info.namespace, &name);
+    let key = call.resource.key(&call.info.namespace, name);
     if call.server.store.get(&key).is_some() {
         return Ok(None);
     }
-    if dry_run {
-        drop(crate::services::allocate(&call.server, &call.resource, None, object)?);
-        return Ok(Some(Changed::Value(object.take())));
-    }
     let server = call.server.clone();
-    let mut reserved = crate::services::shared::reserve(&server, &call.resource, None, object).await?;
-    let draft = conversion::draft(&call.server, &call.resource, object).await?;
+    if dry_run {
+        drop(crate::services::allocate(&server, &call.resource, None, &mut object)?);
+        return Ok(Some(Changed::Value(object)));
+    }
+    let mut reserved = crate::services::shared::reserve(&server, &call.resource, None, &mut object).await?;
+    let draft = conversion::draft(&server, &call.resource, &object).await?;
     let write = Write { key, precondition: Precondition::Absent, value: Some(draft), last: None };
-    let written = match prepare::expiry(&call.resource, object) {
-        Some(at) => call.server.store.write_until(write, at).await,
-        None => crate::services::claims::write(&call.server, write, &reserved, object).await,
+    let expiry = prepare::expiry(&call.resource, &object);
+    let state = server.remembers(&call.resource, &call.info.namespace).then_some(object);
+    let written = match expiry {
+        Some(at) => server.store.write_until(write, at).await,
+        None => crate::services::claims::write(&server, write, &reserved, state.as_ref()).await,
     };
     match written {
         Ok(stored) => {
             reserved.keep();
-            call.server.after_write(&call.resource, None, Some(object));
-            let stored = conversion::object(&call.server, &call.resource, stored).await?;
+            match &state {
+                Some(object) => server.after_write(&call.resource, None, Some(object)),
+                None => server.quotas.missed(&call.resource, &call.info.namespace),
+            }
+            let stored = conversion::object(&server, &call.resource, stored).await?;
             Ok(Some(Changed::Stored(stored)))
         }
         Err(StoreError::Conflict { .. }) => Ok(None),
-        Err(error) => Err(super::store_error(call, &name, error)),
+        Err(error) => Err(super::store_error(call, name, error)),
     }
 }
 

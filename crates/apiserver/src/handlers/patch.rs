@@ -43,7 +43,8 @@ pub async fn patch(call: &mut Call, subresource: &str) -> Result<Response<Body>,
         notes.clear();
         let mut new = apply(&patch, def.schema(), old)?;
         set_at(&mut new, "apiVersion", def.api_version().into());
-        codec::settle(&def, &mut new, validation, &mut notes).map_err(|cause| patch_invalid(&cause))?;
+        codec::settle(&def, Some(old), &mut new, validation, &mut notes)
+            .map_err(|cause| patch_invalid(&cause))?;
         Ok(new)
     };
     let edit = Edit { make: &mut make, subresource, put: false, dry_run, track: true };

@@ -31,11 +31,12 @@ pub async fn write(
     server: &ApiServer,
     write: Write,
     reserved: &Reserved<'_>,
-    service: &Value,
+    service: Option<&Value>,
 ) -> Result<Arc<Object>, StoreError> {
-    if reserved.addresses.is_empty() || server.allocation.shared {
+    let claimed = !reserved.addresses.is_empty() && !server.allocation.shared;
+    let Some(service) = service.filter(|_| claimed) else {
         return server.store.write(write).await;
-    }
+    };
     let claims = join_all(reserved.addresses.iter().map(|address| claim(server, *address, service)));
     let (written, claimed) = join(server.store.write(write), claims).await;
     if written.is_err() {

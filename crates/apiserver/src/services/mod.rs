@@ -362,6 +362,15 @@ impl ApiServer {
 }
 
 impl ApiServer {
+    /// Whether what follows from a write looks at the states before and after it. If not, they are better gone
+    /// before the write is waited for: where it ends is another thread.
+    pub fn remembers(&self, resource: &Resource, namespace: &str) -> bool {
+        let def = &resource.def;
+        def.group == "networking.k8s.io"
+            || def.group.is_empty() && def.kind == "Service"
+            || self.quotas.compares(resource, namespace)
+    }
+
     /// What follows from every write, in the process that made it.
     pub fn after_write(&self, resource: &Resource, old: Option<&Value>, new: Option<&Value>) {
         self.quotas.wrote(resource, old, new);
