@@ -153,6 +153,8 @@ pub struct Catalog {
     /// The registry it was made of.
     pub registry: Arc<Registry>,
     by_path: HashMap<String, Arc<Resource>>,
+    /// By plural: the groups that serve it, each with the version that is stored.
+    stored: HashMap<String, Vec<(String, Arc<Resource>)>>,
     aggregated: [OnceLock<Document>; 2],
     openapi_v2: OnceLock<Document>,
     openapi_v2_protobuf: OnceLock<Document>,
@@ -162,7 +164,7 @@ pub struct Catalog {
 impl Catalog {
     /// Works out the resources of a registry.
     pub fn new(registry: Arc<Registry>) -> Self {
-        let by_path = registry
+        let by_path: HashMap<String, Arc<Resource>> = registry
             .kinds()
             .iter()
             .map(|def| {
@@ -170,8 +172,16 @@ impl Catalog {
                 (path, Arc::new(Resource::new(&registry, def)))
             })
             .collect();
+        let mut stored: HashMap<String, Vec<(String, Arc<Resource>)>> = HashMap::new();
+        for def in registry.kinds() {
+            let groups = stored.entry(def.plural.to_string()).or_default();
+            let found = by_path.get(&format!("{}/{}/{}", def.stored.0, def.stored.1, def.plural));
+            if let Some(found) = found.filter(|_| groups.iter().all(|(group, _)| *group != def.group)) {
+                groups.push((def.group.to_string(), found.clone()));
+            }
+        }
         let (aggregated, openapi_v2, openapi_v2_protobuf, openapi_v3) = Default::default();
-        Self { registry, by_path, aggregated, openapi_v2, openapi_v2_protobuf, openapi_v3 }
+        Self { registry, by_path, stored, aggregated, openapi_v2, openapi_v2_protobuf, openapi_v3 }
     }
 
     /// Discovery in one document: of the core group, or of all others.
@@ -213,8 +223,7 @@ impl Catalog {
 
     /// The resource in which objects of a table are stored.
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        let def = self.registry.versions(group, plural).next()?;
-        self.get(&def.stored.0, &def.stored.1, plural)
+        self.stored.get(plural)?.iter().find(|(own, _)| own == group).map(|(_, resource)| resource)
     }
 
     /// Every resource.

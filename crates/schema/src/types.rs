@@ -228,7 +228,8 @@ pub struct Object {
     pub(crate) written: Box<[u16]>,
     /// Whether anything below has a default.
     pub(crate) defaults_below: OnceLock<bool>,
-    by_name: Box<[u16]>,
+    /// The mark of each field's name and its position, in the order of marks.
+    by_name: Box<[(u32, u16)]>,
 }
 
 impl Field {
@@ -247,6 +248,13 @@ impl Field {
     }
 }
 
+/// What tells most names apart without a look at all of them: the length and three letters.
+fn mark(name: &str) -> u32 {
+    let bytes = name.as_bytes();
+    let at = |i: usize| bytes.get(i).copied().unwrap_or(0);
+    u32::from_be_bytes([bytes.len() as u8, at(0), at(bytes.len() / 2), at(bytes.len().saturating_sub(1))])
+}
+
 impl Object {
     /// Builds the lookup tables. `inline` are the messages nested in protobuf only.
     pub fn new(name: Text, module: Text, fields: Vec<Field>, inline: Vec<(u32, Arc<Object>)>) -> Object {
@@ -254,8 +262,9 @@ impl Object {
         let mut wire: Vec<(u32, Wire)> = own.map(|(i, f)| (f.tag, Wire::Field(i))).collect();
         wire.extend(inline.into_iter().map(|(tag, o)| (tag, Wire::Inline(tag, o))));
         wire.sort_by_key(|(tag, _)| *tag);
-        let mut by_name: Vec<u16> = (0..fields.len().min(u16::MAX as usize) as u16).collect();
-        by_name.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        let mut by_name: Vec<(u32, u16)> =
+            (0..u16::MAX).zip(&fields).map(|(i, f)| (mark(&f.name), i)).collect();
+        by_name.sort_unstable();
         let written =
             (0..fields.len()).filter(|i| fields[*i].is_always_written()).map(|i| i as u16).collect();
         Object {
@@ -279,8 +288,10 @@ impl Object {
 
     /// The position in [`Object::fields`] of the field of this JSON name.
     pub fn index(&self, name: &str) -> Option<usize> {
-        let found = self.by_name.binary_search_by(|i| self.fields[*i as usize].name.as_ref().cmp(name));
-        found.ok().map(|at| self.by_name[at] as usize)
+        let mark = mark(name);
+        let first = self.by_name.partition_point(|(own, _)| *own < mark);
+        let alike = self.by_name[first..].iter().take_while(|(own, _)| *own == mark);
+        alike.map(|(_, at)| *at as usize).find(|at| self.fields[*at].name == name)
     }
 }
 
