@@ -33,8 +33,8 @@ pub async fn write(
     reserved: &Reserved<'_>,
     service: Option<&Value>,
 ) -> Result<Arc<Object>, StoreError> {
-    let claimed = !reserved.addresses.is_empty() && !server.allocation.shared;
-    let Some(service) = service.filter(|_| claimed) else {
+    let alone = reserved.addresses.is_empty() || server.allocation.shared;
+    let Some(service) = service.filter(|_| !alone) else {
         return server.store.write(write).await;
     };
     let claims = join_all(reserved.addresses.iter().map(|address| claim(server, *address, service)));
