@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
-use pods::evict::Thresholds;
+use pods::threshold::Rules;
 
+use crate::shutdown::Grace;
 use crate::size::Size;
 
 /// Options of the kubelet.
@@ -58,7 +59,9 @@ pub struct Options {
     /// `providerID` of the Node object.
     pub provider_id: Option<String>,
     /// What must stay free of the node's resources.
-    pub eviction: Thresholds,
+    pub eviction: Rules,
+    /// How long pods have to end when the node shuts down.
+    pub shutdown: Grace,
     /// How long a condition of pressure stays after the pressure.
     pub pressure_hold: Duration,
     /// An image that was used within this time is not collected.
@@ -93,7 +96,8 @@ impl Options {
             resolv_conf: "/etc/resolv.conf".into(),
             pod_cidr: None,
             provider_id: None,
-            eviction: Thresholds::default(),
+            eviction: Rules::default(),
+            shutdown: Grace::default(),
             pressure_hold: Duration::from_secs(300),
             image_age: Duration::from_secs(120),
             allowed_sysctls: Vec::new(),

@@ -7,9 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use client::{Cache, Client, ListOptions};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use oci::runtime::{Filter, Runtime};
 use parking_lot::Mutex;
+use pods::threshold::{Known, Met};
 use tokio::sync::Notify;
 
 use crate::events::Recorder;
@@ -66,10 +68,14 @@ pub struct Kubelet {
     pub image_path: OnceLock<PathBuf>,
     /// Counts for the metrics.
     pub tally: crate::tally::Tally,
+    /// Whether the node takes no more pods, since it shuts down.
+    pub shutting_down: AtomicBool,
     /// Told when a condition of pressure comes or goes.
     pub pressed: Notify,
     /// When each condition of pressure was last seen.
     pressures: Mutex<BTreeMap<&'static str, Instant>>,
+    /// Which thresholds were met before.
+    eviction: Mutex<Known>,
     /// Pods whose resize waits for room.
     deferred: Mutex<HashSet<String>>,
     /// The HTTPS server.
@@ -166,8 +172,10 @@ impl Kubelet {
                 usage: Mutex::default(),
                 image_path: OnceLock::new(),
                 tally: crate::tally::Tally::default(),
+                shutting_down: AtomicBool::new(false),
                 pressed: Notify::new(),
                 pressures: Mutex::default(),
+                eviction: Mutex::default(),
                 deferred: Mutex::default(),
                 server: Mutex::default(),
                 admitted: Mutex::default(),
@@ -294,17 +302,23 @@ impl Kubelet {
         Ok(())
     }
 
+    /// The thresholds that are met, and those for which a pod may go.
+    pub(crate) fn thresholds(&self) -> (Vec<Met>, Vec<Met>) {
+        let readings = register::readings(self);
+        self.eviction.lock().look(&self.options.eviction, &readings, Timestamp::now())
+    }
+
     /// The conditions of pressure that hold: those seen now, and those seen not long ago.
     pub(crate) fn pressures(&self) -> Vec<&'static str> {
-        let low = self.options.eviction.crossed(&register::readings(self));
+        let (low, _) = self.thresholds();
         let now = Instant::now();
         let mut known = self.pressures.lock();
         let before = known.len();
         known.retain(|_, seen| now.duration_since(*seen) < self.options.pressure_hold);
         let gone = known.len() < before;
         let mut changed = gone;
-        for reading in low {
-            changed |= known.insert(reading.signal.condition(), now).is_none();
+        for met in low {
+            changed |= known.insert(met.reading.signal.condition(), now).is_none();
         }
         if changed {
             self.pressed.notify_one();
@@ -318,6 +332,9 @@ impl Kubelet {
         let pressures = if runs { Vec::new() } else { self.pressures() };
         let mut admitted = self.admitted.lock();
         if !runs && !admitted.contains_key(&uid) {
+            if self.shutting_down.load(Ordering::Acquire) {
+                return Err(pods::admit::shutting_down());
+            }
             pods::admit::pressed(pod, &pressures)?;
             pods::admit::sysctls(pod, &self.options.allowed_sysctls)?;
             let node = self.node.lock().clone();

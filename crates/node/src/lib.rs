@@ -31,6 +31,7 @@ mod report;
 mod resize;
 pub mod sandbox;
 pub mod server;
+pub mod shutdown;
 pub mod size;
 pub mod statics;
 pub mod stats;

@@ -12,11 +12,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use oci::cgroup::Cgroups;
 use oci::runtime::{ContainerState, ContainerStats, Filter, SandboxStats};
-use pods::evict::{self, Signal, Use};
+use pods::evict::{self, Use};
 use pods::model::End;
+use pods::threshold::{Met, Signal};
 
 use crate::kubelet::Kubelet;
-use crate::{cgroups, observe, register, stats};
+use crate::{cgroups, observe, stats};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -44,20 +45,21 @@ pub async fn run(k: Arc<Kubelet>) {
         }
         // The conditions of the node come from the same readings.
         k.pressures();
-        let low = lowest(&k);
-        if low.is_none() && k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
+        let due = lowest(&k);
+        if due.is_none() && k.all_pods().is_empty() && !round.is_multiple_of(IMAGES_EVERY) {
             continue;
         }
         refused = tell_of_forks(&k, &refused);
-        if let Some(reading) = low {
-            let text = format!("Attempting to reclaim {}", reading.signal.resource());
+        if let Some(met) = due {
+            let signal = met.reading.signal;
+            let text = format!("Attempting to reclaim {}", signal.resource());
             k.events.node(&k.options.name, true, "EvictionThresholdMet", text);
-            if !matches!(reading.signal, Signal::Memory | Signal::Pid) {
+            if !matches!(signal, Signal::Memory | Signal::Pid) {
                 collect_images(&k, &mut seen).await;
             }
             // What the collection made room for needs no pod to go.
-            if let Some(reading) = lowest(&k) {
-                relieve(&k, &reading).await;
+            if let Some(met) = lowest(&k) {
+                relieve(&k, &met).await;
             }
         }
         if round.is_multiple_of(DISK_EVERY) {
@@ -70,9 +72,9 @@ pub async fn run(k: Arc<Kubelet>) {
     }
 }
 
-/// The first resource that is below its threshold.
-fn lowest(k: &Kubelet) -> Option<evict::Reading> {
-    k.options.eviction.crossed(&register::readings(k)).first().copied()
+/// The first threshold for which a pod may go.
+fn lowest(k: &Kubelet) -> Option<Met> {
+    k.thresholds().1.first().copied()
 }
 
 /// Tells the pods that may not start another process; gives how often that happened to each.
@@ -112,10 +114,10 @@ fn alive(pod: &Pod) -> bool {
     !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
 }
 
-async fn relieve(k: &Arc<Kubelet>, reading: &evict::Reading) {
+async fn relieve(k: &Arc<Kubelet>, met: &Met) {
     let all: Vec<(Pod, SandboxStats)> =
         stats::pods(k).await.into_iter().filter_map(|u| Some((u.pod.filter(alive)?, u.stats))).collect();
-    let memory = reading.signal == Signal::Memory;
+    let memory = met.reading.signal == Signal::Memory;
     let uses: Vec<Use<'_>> = all
         .iter()
         .map(|(pod, s)| {
@@ -131,9 +133,8 @@ async fn relieve(k: &Arc<Kubelet>, reading: &evict::Reading) {
             }
         })
         .collect();
-    let threshold = k.options.eviction.of(reading.signal, reading.capacity);
-    if let Some((pod, how)) = evict::choose(reading, threshold, &uses) {
-        tracing::warn!(pod = pods::spec::describe(pod), resource = reading.signal.resource(), "evicting");
+    if let Some((pod, how)) = evict::choose(met, k.options.eviction.soft_grace_max, &uses) {
+        tracing::warn!(pod = pods::spec::describe(pod), resource = met.reading.signal.resource(), "evicting");
         end(k, pod, how);
     }
 }
@@ -201,7 +202,7 @@ async fn collect_images(k: &Arc<Kubelet>, seen: &mut BTreeMap<String, Timestamp>
         .collect();
     let Ok(info) = k.runtime.image_fs_info().await else { return };
     let Some([free, capacity, ..]) = volumes::scan::file_system(&info.image_path) else { return };
-    let excess = pods::image::excess(free, k.options.eviction.of(Signal::ImageFs, capacity));
+    let excess = pods::image::excess(free, k.options.eviction.wanted(Signal::ImageFs, capacity));
     if excess == 0 {
         return;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::{Error, Patch, WriteOptions};
@@ -261,8 +262,8 @@ async fn images(k: &Kubelet) -> Vec<ContainerImage> {
 }
 
 /// What is free of memory and disk now.
-pub fn readings(k: &Kubelet) -> Vec<pods::evict::Reading> {
-    use pods::evict::{Reading, Signal};
+pub fn readings(k: &Kubelet) -> Vec<pods::threshold::Reading> {
+    use pods::threshold::{Reading, Signal};
     let mut list = vec![Reading {
         signal: Signal::Memory,
         available: k.options.size.available(&k.options.cgroup_root),
@@ -309,7 +310,9 @@ fn conditions(
     old: Option<&NodeStatus>,
 ) -> Vec<NodeCondition> {
     let low = k.pressures();
+    let stops = k.shutting_down.load(Ordering::Acquire);
     let why = match runtime {
+        _ if stops => Some("node is shutting down".to_owned()),
         Ok(s) if s.ready && s.network_ready => None,
         Ok(s) => Some(s.message.clone()),
         Err(e) => Some(e.to_string()),
@@ -332,7 +335,7 @@ fn conditions(
     let ready = match why {
         None => ("Ready".into(), true, "KubeletReady".into(), "kubelet is posting ready status".into()),
         Some(why) => {
-            let message = format!("container runtime is not ready: {why}");
+            let message = if stops { why } else { format!("container runtime is not ready: {why}") };
             ("Ready".into(), false, "KubeletNotReady".into(), message)
         }
     };

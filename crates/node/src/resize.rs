@@ -1,6 +1,7 @@
 //! Resize in place: running containers get the resources that their pod wants by now.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, ResourceRequirements};
 use pods::model::Life;
@@ -38,7 +39,8 @@ fn wanted(pod: &Pod) -> BTreeMap<String, ResourceRequirements> {
     all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).collect()
 }
 
-/// What the node had promised before this process started: for a pod whose resize was pending, what its status says.
+/// What the node had promised before, when nothing on disk says so: for a pod whose resize was pending, what its
+/// status says.
 fn promised(pod: &Pod) -> BTreeMap<String, ResourceRequirements> {
     let mut list = wanted(pod);
     let Some(status) = &pod.status else { return list };
@@ -50,6 +52,13 @@ fn promised(pod: &Pod) -> BTreeMap<String, ResourceRequirements> {
         }
     }
     list
+}
+
+/// In a pod's directory: what the node has promised each of its containers.
+const FILE: &str = "allocated.json";
+
+fn recall(file: &Path) -> Option<BTreeMap<String, ResourceRequirements>> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }
 
 /// The event of a resize: what is wanted by now.
@@ -73,7 +82,8 @@ impl Worker {
     /// The pod with the resources that the node has for it: those it asks for if there is room, else those it had.
     pub(crate) fn allocate(&mut self, mut pod: Pod) -> Pod {
         let wanted = wanted(&pod);
-        let allocated = self.allocated.get_or_insert_with(|| promised(&pod));
+        let file = self.k.pod_dir(&self.uid).join(FILE);
+        let allocated = self.allocated.get_or_insert_with(|| recall(&file).unwrap_or_else(|| promised(&pod)));
         let differs = wanted.iter().any(|(name, new)| match allocated.get(name) {
             Some(old) => !changed(old, new).is_empty(),
             None => false,
@@ -113,6 +123,20 @@ impl Worker {
             }
         }
         pod
+    }
+
+    /// Keeps on disk what the node has promised, once the pod has a directory.
+    pub(crate) fn checkpoint(&mut self) {
+        let dir = self.k.pod_dir(&self.uid);
+        if self.allocated == self.checkpointed || !dir.is_dir() {
+            return;
+        }
+        let text = serde_json::to_vec(&self.allocated).unwrap_or_default();
+        let new = dir.join(format!("{FILE}.new"));
+        match std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, dir.join(FILE))) {
+            Ok(()) => self.checkpointed.clone_from(&self.allocated),
+            Err(error) => tracing::warn!(%error, pod = self.uid, "what a pod was promised is not on disk"),
+        }
     }
 
     /// Takes note once every running container has what its pod wants.

@@ -72,6 +72,8 @@ pub(crate) struct Worker {
     pub(crate) backoffs: HashMap<String, Backoff>,
     /// What the node has promised each container, by name, while the pod asks for something else.
     pub(crate) allocated: Option<BTreeMap<String, ResourceRequirements>>,
+    /// That, as it is on disk.
+    pub(crate) checkpointed: Option<BTreeMap<String, ResourceRequirements>>,
     /// What running containers have, by their ids.
     pub(crate) applied: BTreeMap<String, ResourceRequirements>,
     pub(crate) cleaned: bool,
@@ -112,6 +114,7 @@ pub async fn run(k: Arc<Kubelet>, uid: String, handle: Arc<Handle>) {
         exchange: None,
         backoffs: HashMap::new(),
         allocated: None,
+        checkpointed: None,
         applied: BTreeMap::new(),
         cleaned: false,
         tidied: false,
@@ -304,6 +307,7 @@ impl Worker {
         }
         let pod = self.current();
         let pod = Arc::new(self.allocate(pod));
+        self.checkpoint();
         if !self.admitted && snap.sandboxes.is_empty() {
             self.k.recall_node(&pod).await;
         }
@@ -420,6 +424,7 @@ fn reason_word(reason: &str) -> &'static str {
         "SysctlForbidden" => "SysctlForbidden",
         "NodeAffinity" => "NodeAffinity",
         "NodePorts" => "NodePorts",
+        "NodeShutdown" => "NodeShutdown",
         _ => "UnexpectedAdmissionError",
     }
 }

@@ -103,6 +103,12 @@ pub fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses every pod: the node shuts down.
+pub fn shutting_down() -> Refusal {
+    let message = "Pod was rejected as the node is shutting down.".into();
+    Refusal { reason: "NodeShutdown".into(), message }
+}
+
 /// Refuses pods while the node is short of something: under memory pressure those that ask for nothing, otherwise
 /// all but the critical ones.
 pub fn pressed(pod: &Pod, conditions: &[&str]) -> Result<(), Refusal> {

@@ -1,157 +1,11 @@
 //! Eviction: when a resource of the node runs low, which pod has to go.
 
-use std::collections::BTreeMap;
-use std::str::FromStr;
-
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::model::End;
 use crate::resources;
-
-/// A resource that can run low.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Signal {
-    /// `memory.available`
-    Memory,
-    /// `nodefs.available`
-    NodeFs,
-    /// `nodefs.inodesFree`
-    NodeFsInodes,
-    /// `imagefs.available`
-    ImageFs,
-    /// `imagefs.inodesFree`
-    ImageFsInodes,
-    /// `pid.available`
-    Pid,
-}
-
-impl Signal {
-    /// The resource's name in messages.
-    pub fn resource(self) -> &'static str {
-        match self {
-            Signal::Memory => "memory",
-            Signal::NodeFs | Signal::ImageFs => "ephemeral-storage",
-            Signal::NodeFsInodes | Signal::ImageFsInodes => "inodes",
-            Signal::Pid => "pids",
-        }
-    }
-
-    /// The node condition it sets.
-    pub fn condition(self) -> &'static str {
-        match self {
-            Signal::Memory => "MemoryPressure",
-            Signal::NodeFs | Signal::NodeFsInodes | Signal::ImageFs | Signal::ImageFsInodes => "DiskPressure",
-            Signal::Pid => "PIDPressure",
-        }
-    }
-
-    /// By the name that thresholds are written with.
-    fn named(name: &str) -> Option<Signal> {
-        Some(match name {
-            "memory.available" => Signal::Memory,
-            "nodefs.available" => Signal::NodeFs,
-            "nodefs.inodesFree" => Signal::NodeFsInodes,
-            "imagefs.available" => Signal::ImageFs,
-            "imagefs.inodesFree" => Signal::ImageFsInodes,
-            "pid.available" => Signal::Pid,
-            _ => return None,
-        })
-    }
-}
-
-/// What is there of a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
-    /// Which.
-    pub signal: Signal,
-    /// What is free.
-    pub available: u64,
-    /// All there is.
-    pub capacity: u64,
-}
-
-/// How much must stay free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Least {
-    /// Bytes or pieces.
-    Amount(u64),
-    /// Hundredths of a percent of all there is.
-    Share(u64),
-}
-
-/// What must stay free: upstream's default hard thresholds of 100 MiB of memory, 10 % of the disk, 5 % of the inodes
-/// and 15 % of the image disk, but never more of a disk than [`DISK_MOST`]: a tenth of a large disk that is shared
-/// with everything else on a machine is no emergency. Thresholds that are given replace all of these.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Thresholds {
-    given: Option<BTreeMap<Signal, Least>>,
-}
-
-/// The most bytes of a disk that must stay free.
-pub const DISK_MOST: u64 = 2 << 30;
-
-impl Thresholds {
-    /// What must stay free of a resource; 0 is nothing.
-    pub fn of(&self, signal: Signal, capacity: u64) -> u64 {
-        if let Some(given) = &self.given {
-            return match given.get(&signal) {
-                Some(Least::Amount(n)) => *n,
-                Some(Least::Share(s)) => {
-                    u64::try_from(u128::from(capacity) * u128::from(*s) / 10_000).unwrap_or(u64::MAX)
-                }
-                None => 0,
-            };
-        }
-        match signal {
-            Signal::Memory => 100 << 20,
-            Signal::NodeFs => (capacity / 10).min(DISK_MOST),
-            Signal::NodeFsInodes | Signal::ImageFsInodes => capacity / 20,
-            Signal::ImageFs => (capacity / 100 * 15).min(DISK_MOST),
-            Signal::Pid => 0,
-        }
-    }
-
-    /// The readings that are below their threshold, memory first.
-    pub fn crossed(&self, readings: &[Reading]) -> Vec<Reading> {
-        let mut low: Vec<_> = readings
-            .iter()
-            .copied()
-            .filter(|r| r.capacity > 0 && r.available < self.of(r.signal, r.capacity))
-            .collect();
-        low.sort_by_key(|r| r.signal);
-        low
-    }
-}
-
-impl FromStr for Thresholds {
-    type Err = String;
-
-    /// From `memory.available<100Mi,nodefs.available<10%`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut given = BTreeMap::new();
-        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let wrong = || format!("eviction threshold {part:?} is not SIGNAL<QUANTITY or SIGNAL<PERCENT%");
-            let (name, least) = part.split_once('<').ok_or_else(wrong)?;
-            let signal =
-                Signal::named(name).ok_or_else(|| format!("eviction signal {name:?} is not known"))?;
-            let least = match least.strip_suffix('%') {
-                Some(percent) => {
-                    let share: f64 = percent.parse().map_err(|_| wrong())?;
-                    if !(0.0..=100.0).contains(&share) {
-                        return Err(wrong());
-                    }
-                    Least::Share((share * 100.0) as u64)
-                }
-                None => Least::Amount(
-                    crate::quantity::value(least).and_then(|n| u64::try_from(n).ok()).ok_or_else(wrong)?,
-                ),
-            };
-            given.insert(signal, least);
-        }
-        Ok(Self { given: Some(given) })
-    }
-}
+use crate::threshold::{Met, Reading, Signal};
 
 /// One pod's use, in bytes.
 #[derive(Debug, Clone)]
@@ -174,10 +28,10 @@ pub fn critical(pod: &Pod) -> bool {
     is_static || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
 }
 
-/// The pod to evict for `signal` and how it ends: first those above their request, then the lowest priority, then
+/// The pod to evict for a threshold and how it ends: first those above their request, then the lowest priority, then
 /// the furthest above.
-pub fn choose<'a>(reading: &Reading, threshold: u64, uses: &[Use<'a>]) -> Option<(&'a Pod, End)> {
-    let signal = reading.signal;
+pub fn choose<'a>(met: &Met, soft_grace: SignedDuration, uses: &[Use<'a>]) -> Option<(&'a Pod, End)> {
+    let Reading { signal, available, .. } = met.reading;
     let asked = |u: &Use<'_>| -> u64 {
         let name = if signal == Signal::Memory { "memory" } else { "ephemeral-storage" };
         let spec = u.pod.spec.as_ref();
@@ -194,13 +48,18 @@ pub fn choose<'a>(reading: &Reading, threshold: u64, uses: &[Use<'a>]) -> Option
     let mut message = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
         signal.resource(),
-        bytes(threshold),
-        bytes(reading.available)
+        bytes(met.threshold),
+        bytes(available)
     );
     message.push_str(&larger(signal, victim));
-    let grace = Some(SignedDuration::from_secs(1));
+    // A hard threshold leaves no time; a soft one what the node allows, and no more than the pod asks for.
+    let own = victim.pod.spec.as_ref().map_or(30, crate::spec::grace_seconds);
+    let grace = match met.soft {
+        true => soft_grace.min(SignedDuration::from_secs(own)),
+        false => SignedDuration::from_secs(1),
+    };
     let disruption = Some("TerminationByKubelet".to_string());
-    Some((victim.pod, End { reason: "Evicted".into(), message, grace, disruption }))
+    Some((victim.pod, End { reason: "Evicted".into(), message, grace: Some(grace), disruption }))
 }
 
 /// The containers that use more than they asked for.
@@ -270,21 +129,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thresholds() {
-        let plain = Thresholds::default();
-        assert_eq!(plain.of(Signal::Memory, 1 << 40), 100 << 20);
-        assert_eq!(plain.of(Signal::NodeFs, 1000), 100);
-        let given: Thresholds = "memory.available<1Gi, nodefs.available<12.5%".parse().expect("thresholds");
-        assert_eq!(given.of(Signal::Memory, 0), 1 << 30);
-        assert_eq!(given.of(Signal::NodeFs, 1000), 125);
-        assert_eq!(given.of(Signal::ImageFs, 1000), 0);
-        for bad in ["memory.available>1Gi", "memory.free<1Gi", "memory.available<x", "nodefs.available<101%"]
-        {
-            assert!(bad.parse::<Thresholds>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn amounts_as_quantities() {
         for (n, text) in
             [(0, "0"), (1000, "1000"), (1024, "1Ki"), (100 << 20, "100Mi"), ((1 << 20) + 1024, "1025Ki")]
@@ -308,12 +152,19 @@ mod tests {
             .map(|pod| Use { pod, memory: 2 << 20, disk: 0, containers: vec![("c".into(), 2 << 20)] })
             .collect();
         let reading = Reading { signal: Signal::Memory, available: 50 << 20, capacity: 1 << 30 };
-        let (victim, end) = choose(&reading, 100 << 20, &uses).expect("a victim");
+        let met = Met { reading, threshold: 100 << 20, soft: false };
+        let (victim, end) = choose(&met, SignedDuration::ZERO, &uses).expect("a victim");
         assert_eq!(victim.metadata.name.as_deref(), Some("above"));
         assert_eq!(
             end.message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \
              Container c was using 2Mi, request is 1Mi, has larger consumption of memory. "
         );
+        let grace = |soft: bool, most: i64| {
+            let end =
+                choose(&Met { soft, ..met }, SignedDuration::from_secs(most), &uses).expect("a victim").1;
+            end.grace.expect("a grace period").as_secs()
+        };
+        assert_eq!((grace(false, 10), grace(true, 10), grace(true, 100)), (1, 10, 30));
     }
 }

@@ -19,3 +19,4 @@ pub mod resources;
 pub mod spec;
 pub mod status;
 pub mod stop;
+pub mod threshold;

@@ -72,14 +72,14 @@ pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
         ..old.clone()
     };
     let sticky = old.phase.as_deref().filter(|p| matches!(*p, "Succeeded" | "Failed"));
-    let computed = if view.memory.end.is_some() {
-        "Failed"
-    } else {
-        phase::phase(spec, &inits, &regular, view.over, ran)
+    let end = view.memory.end.as_ref().filter(|_| is_over(view));
+    let computed = match end {
+        Some(_) => "Failed",
+        None => phase::phase(spec, &inits, &regular, view.over, ran),
     };
     let phase = sticky.unwrap_or(computed);
     new.phase = Some(phase.to_string());
-    if let Some(end) = &view.memory.end {
+    if let Some(end) = end {
         new.reason = Some(end.reason.clone());
         new.message = Some(end.message.clone());
     }
@@ -94,6 +94,11 @@ pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
     new.container_statuses = some(regular);
     new.ephemeral_container_statuses = some(ephemeral);
     new
+}
+
+/// A pod that has to end is over once nothing of it runs any more: whoever reads its status may rely on that.
+fn is_over(view: &View<'_>) -> bool {
+    !view.seen.anything_runs()
 }
 
 fn addresses(new: &mut PodStatus, pod: &Pod, view: &View<'_>) {
@@ -130,7 +135,8 @@ fn conditions(
         ("ContainersReady", containers),
         ("PodScheduled", Verdict { ok: true, ..Verdict::default() }),
     ];
-    if let Some(end) = view.memory.end.as_ref().filter(|e| e.disruption.is_some()) {
+    let disruption = view.memory.end.as_ref().filter(|e| e.disruption.is_some() && is_over(view));
+    if let Some(end) = disruption {
         let message = end.message.clone();
         wanted.push(("DisruptionTarget", Verdict { ok: true, reason: "TerminationByKubelet", message }));
     }

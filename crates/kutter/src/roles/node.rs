@@ -112,9 +112,27 @@ pub struct Args {
     /// What must stay free, as `memory.available<100Mi,nodefs.available<10%`; replaces the defaults.
     #[arg(long, value_name = "SIGNAL<AMOUNT,…")]
     eviction_hard: Option<String>,
+    /// What should stay free: a pod is evicted when it has not for the time of --eviction-soft-grace-period.
+    #[arg(long, value_name = "SIGNAL<AMOUNT,…", default_value = "")]
+    eviction_soft: String,
+    /// For how long, as `memory.available=1m30s,nodefs.available=2m`.
+    #[arg(long, value_name = "SIGNAL=DURATION,…", default_value = "")]
+    eviction_soft_grace_period: String,
+    /// Most seconds that a pod gets which --eviction-soft evicts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    eviction_max_pod_grace_period: u32,
+    /// How much more than its threshold must be free before eviction ends, as `nodefs.available=500Mi`.
+    #[arg(long, value_name = "SIGNAL=AMOUNT,…", default_value = "")]
+    eviction_minimum_reclaim: String,
     /// Seconds for which a condition of pressure stays after the pressure.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     eviction_pressure_transition_period: u64,
+    /// Seconds that pods have to end, and are ended in, when this process gets SIGTERM; 0 leaves them running.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    shutdown_grace_period: u64,
+    /// Seconds of these that are kept for critical pods, which end last.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    shutdown_grace_period_critical_pods: u64,
     /// Seconds for which an image stays after it was last used, however short the disk is.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     image_minimum_gc_age: u64,
@@ -138,7 +156,7 @@ fn taint(text: &str) -> Result<Taint, String> {
     }
 }
 
-/// Runs until it is interrupted. Containers go on.
+/// Runs until it is interrupted. Containers go on, unless there is a grace period for their shutdown.
 pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
     super::memory::allow_huge_pages(false);
@@ -172,13 +190,13 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     threads.build()?.block_on(async {
         let runtime = runtime(&args).await?;
         let network = network(&args, &options, client.clone()).await?;
-        let _kubelet = Kubelet::start(options, client, runtime, network).await?;
+        let kubelet = Kubelet::start(options, client, runtime, network).await?;
         super::notify_ready();
         super::memory::settle_soon();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             stopped = tokio::signal::ctrl_c() => stopped?,
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => node::shutdown::run(&kubelet).await,
         }
         Ok(())
     })
@@ -196,8 +214,20 @@ fn options(args: &Args, name: &str) -> Result<Options, RoleError> {
     options.cgroup_root.clone_from(&args.cgroup_root);
     options.pod_cidr.clone_from(&args.pod_cidr);
     if let Some(text) = &args.eviction_hard {
-        options.eviction = text.parse()?;
+        options.eviction.hard = text.parse()?;
     }
+    let most = args.eviction_max_pod_grace_period;
+    options.eviction.set_soft(&args.eviction_soft, &args.eviction_soft_grace_period, most)?;
+    options.eviction.set_reclaim(&args.eviction_minimum_reclaim)?;
+    if args.shutdown_grace_period_critical_pods > args.shutdown_grace_period {
+        return Err(
+            "--shutdown-grace-period-critical-pods is a part of --shutdown-grace-period: not longer".into()
+        );
+    }
+    options.shutdown = node::shutdown::Grace {
+        whole: Duration::from_secs(args.shutdown_grace_period),
+        critical: Duration::from_secs(args.shutdown_grace_period_critical_pods),
+    };
     options.pressure_hold = Duration::from_secs(args.eviction_pressure_transition_period);
     options.image_age = Duration::from_secs(args.image_minimum_gc_age);
     options.allowed_sysctls.clone_from(&args.allowed_unsafe_sysctls);

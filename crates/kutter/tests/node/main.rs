@@ -45,6 +45,7 @@ on_both! {
     images_from_a_registry: sort => pulls::all(sort);
     short_of_memory: sort => pressure::memory(sort);
     short_of_disk: sort => pressure::images(sort);
+    shut_down: sort => pressure::shutdown(sort);
     pods_from_files: sort => pressure::statics(sort);
 }
 

@@ -78,6 +78,59 @@ pub async fn memory(sort: Sort) {
     node(&rig, "has memory", |n| !holds(n, "MemoryPressure", "KubeletHasInsufficientMemory")).await;
     rig.create("after", json!({ "containers": [script("c", SLEEP)] })).await;
     rig.pod("after", "runs", ready).await;
+
+    // What should be free may lack for a second.
+    rig.kill_node();
+    rig.flags = [
+        "--eviction-hard=memory.available<1Mi",
+        "--eviction-soft=memory.available<100Ti",
+        "--eviction-soft-grace-period=memory.available=1s",
+        "--eviction-max-pod-grace-period=2",
+    ]
+    .map(String::from)
+    .to_vec();
+    rig.start_node();
+    let ended = rig.pod("after", "is evicted", |p| phase(p) == "Failed").await;
+    let state = crate::rig::status(&ended, "c").and_then(|s| s.state.clone()?.terminated).expect("ended");
+    assert_eq!(state.exit_code, 0, "it had time to end");
+    let message = ended.status.and_then(|s| s.message).expect("a message");
+    assert!(message.contains("Threshold quantity: 100Ti"), "{message}");
+}
+
+/// A node with a grace period for its shutdown ends its pods, critical ones last, and says why.
+pub async fn shutdown(sort: Sort) {
+    let flags = ["--shutdown-grace-period=20", "--shutdown-grace-period-critical-pods=10"];
+    let mut rig = Rig::new(sort, &flags).await;
+    rig.create("plain", json!({ "containers": [script("c", SLEEP)] })).await;
+    let critical = json!({ "priorityClassName": "system-node-critical", "containers": [script("c", SLEEP)] });
+    rig.create("critical", critical).await;
+    rig.create("done", json!({ "restartPolicy": "Never", "containers": [script("c", "true")] })).await;
+    for name in ["plain", "critical"] {
+        rig.pod(name, "is ready", ready).await;
+    }
+    rig.pod("done", "succeeds", |p| phase(p) == "Succeeded").await;
+    rig.terminate_node().await;
+    let mut ends = Vec::new();
+    for name in ["plain", "critical"] {
+        let pod = rig.pod(name, "is terminated", |p| phase(p) == "Failed").await;
+        let state = crate::rig::status(&pod, "c").and_then(|s| s.state.clone()?.terminated).expect("ended");
+        assert_eq!(state.exit_code, 0, "{name}");
+        ends.push(state.finished_at.map(|t| t.0));
+        let s = pod.status.expect("status");
+        let message = "Pod was terminated in response to imminent node shutdown.";
+        assert_eq!((s.reason.as_deref(), s.message.as_deref()), (Some("Terminated"), Some(message)));
+        let target = s.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget");
+        assert_eq!(target.and_then(|c| c.reason.as_deref()), Some("TerminationByKubelet"));
+    }
+    assert!(ends[0] <= ends[1], "{ends:?}");
+    assert_eq!(phase(&rig.pod("done", "stays", |_| true).await), "Succeeded");
+    node(&rig, "says that it is shutting down", |n| {
+        let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions
+            .filter(|c| c.type_ == "Ready")
+            .any(|c| c.message.as_deref() == Some("node is shutting down"))
+    })
+    .await;
 }
 
 /// The disk of the images below its threshold: unused images go.

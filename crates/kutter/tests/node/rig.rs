@@ -148,6 +148,18 @@ impl Rig {
         }
     }
 
+    /// Asks the node process to end, and waits until it has.
+    pub async fn terminate_node(&mut self) {
+        let Some(mut node) = self.node.take() else { return };
+        let pid = nix::unistd::Pid::from_raw(node.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
+        until("the end of the node process", || {
+            let ended = node.try_wait().expect("wait");
+            async move { ended }
+        })
+        .await;
+    }
+
     /// The messages of events about a pod with this reason.
     pub async fn events(&self, name: &str, reason: &str) -> Vec<String> {
         let options = ListOptions::default().field("involvedObject.name", name);
