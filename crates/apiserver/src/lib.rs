@@ -30,6 +30,7 @@ mod negotiate;
 pub mod object;
 mod openapi;
 mod plain;
+mod policies;
 mod prepare;
 mod proto;
 pub mod query;

@@ -57,6 +57,8 @@ pub struct ApiServer {
     pub outbound: serve::pool::Pool,
     /// Decoded objects that requests look up over and over.
     pub trees: crate::trees::Trees,
+    /// Policies that were compiled.
+    pub policies: crate::policies::Policies,
     /// Other API servers behind this one.
     pub aggregation: crate::aggregate::Aggregation,
     /// Which namespaces have quotas to be counted.
@@ -136,6 +138,7 @@ impl ApiServer {
             rbac,
             trees: Default::default(),
             quotas: crate::quota::Quotas::default(),
+            policies: crate::policies::Policies::default(),
             aggregation: crate::aggregate::Aggregation::default(),
             outbound: serve::pool::Pool::default(),
             embedded: std::sync::OnceLock::new(),

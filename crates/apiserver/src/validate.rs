@@ -32,7 +32,7 @@ pub fn update(resource: &Resource, subresource: &str, old: &Value, new: &Value) 
 fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let def = &resource.def;
     if def.group == "admissionregistration.k8s.io" {
-        causes.extend(match_conditions(object));
+        causes.extend(crate::policies::check(def, old, object));
     }
     if def.group == "certificates.k8s.io" && def.kind == "CertificateSigningRequest" {
         causes.extend(crate::certificates::check(old, object));
@@ -47,14 +47,4 @@ fn by_schema(resource: &Resource, object: &Value, old: Option<&Value>, causes: &
     let may_be_empty =
         |error: &schema::FieldError| MAY_BE_EMPTY.contains(&(def.kind.as_ref(), error.field.as_str()));
     causes.extend(errors.into_iter().filter(|error| !may_be_empty(error)).map(Cause::from));
-}
-
-/// Expressions of webhooks are not evaluated, and what is not evaluated must not be taken for a condition.
-fn match_conditions(object: &Value) -> Vec<Cause> {
-    let hooks = object.get("webhooks").and_then(Value::as_array).into_iter().flatten();
-    let with = hooks.enumerate().filter(|(_, hook)| {
-        hook.get("matchConditions").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
-    });
-    let what = "match conditions of webhooks are not supported by this server yet";
-    with.map(|(i, _)| Cause::forbidden(format!("webhooks[{i}].matchConditions"), what)).collect()
 }

@@ -93,6 +93,39 @@ fn set_of(schema: Option<&Schema>, value: &Value) -> (bool, FieldSet) {
     }
 }
 
+/// The paths of lists and maps within `value` that are replaced as a whole.
+pub fn atomics(schema: &Schema, value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    atomics_at(Some(schema), value, &mut String::new(), &mut found);
+    found
+}
+
+fn atomics_at(schema: Option<&Schema>, value: &Value, path: &mut String, found: &mut Vec<String>) {
+    let length = path.len();
+    match (form(schema, value), value) {
+        (Form::Map, Value::Object(map)) => {
+            for (key, value) in map {
+                path.push('.');
+                path.push_str(key);
+                atomics_at(child(schema, key), value, path, found);
+                path.truncate(length);
+            }
+        }
+        (Form::List(list), Value::Array(items)) => {
+            let item = schema.and_then(Schema::item);
+            for (element, value) in item_elements(list, item, items).into_iter().zip(items) {
+                // Keys are what tells items apart, as clients write it: [name="a"].
+                let name = element.split_once(':').map_or(element.as_str(), |(_, name)| name);
+                path.push_str(&format!("[{name}]"));
+                atomics_at(item, value, path, found);
+                path.truncate(length);
+            }
+        }
+        (_, Value::Object(_) | Value::Array(_)) => found.push(path.clone()),
+        _ => {}
+    }
+}
+
 /// `live` with everything that `config` sets.
 pub fn merge(schema: &Schema, live: &Value, config: &Value) -> Value {
     merge_at(Some(schema), live, config)

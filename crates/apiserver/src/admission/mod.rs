@@ -18,6 +18,9 @@ use serde_json::Value;
 
 use builtin::Builtin;
 use escalation::Escalation;
+pub use review::facts as request_facts;
+pub use rules::{Place, covers, in_namespace, of_object};
+pub use webhooks::as_version;
 
 use crate::authenticate::Identity;
 use crate::resource::Resource;
@@ -87,6 +90,7 @@ pub fn all() -> Vec<Arc<dyn Plugin>> {
         Arc::new(podsecurity::PodSecurity),
         Arc::new(Escalation),
         Arc::new(signers::Signers),
+        Arc::new(crate::policies::PolicyPlugin),
         Arc::new(webhooks::Webhooks),
         // Last, so that nothing is counted that is refused afterwards.
         Arc::new(quota::Quota),

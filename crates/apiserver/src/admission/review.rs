@@ -30,13 +30,24 @@ pub struct Answer {
 /// The review of a request, as the webhook's version of it.
 pub fn request(
     context: &AdmissionContext<'_>,
-    (place, kind): (Place<'_>, &str),
+    seen: (Place<'_>, &str),
     object: &Value,
     old: Option<&Value>,
     version: &str,
 ) -> (String, Value) {
-    let def = &context.resource.def;
     let uid = uuid::Uuid::new_v4().to_string();
+    let mut request = facts(context, seen, object);
+    request["uid"] = uid.as_str().into();
+    request["object"] = object.clone();
+    request["oldObject"] = old.cloned().unwrap_or_default();
+    let review = json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"),
+        "request": request});
+    (uid, review)
+}
+
+/// What a request is, besides its objects.
+pub fn facts(context: &AdmissionContext<'_>, (place, kind): (Place<'_>, &str), object: &Value) -> Value {
+    let def = &context.resource.def;
     let options = match context.operation {
         Operation::Create => "CreateOptions",
         Operation::Update => "UpdateOptions",
@@ -52,15 +63,12 @@ pub fn request(
         false => own.to_string(),
     };
     let mut request = json!({
-        "uid": uid,
         "kind": {"group": place.group, "version": place.version, "kind": shown(kind)},
         "resource": {"group": place.group, "version": place.version, "resource": place.plural},
         "requestKind": {"group": def.group, "version": def.version, "kind": shown(&def.kind)},
         "requestResource": {"group": def.group, "version": def.version, "resource": def.plural},
         "operation": context.operation.name(),
         "userInfo": crate::review::user_info(context.identity),
-        "object": object,
-        "oldObject": old.unwrap_or(&Value::Null),
         "dryRun": context.dry_run,
         "options": if connects { Value::Null } else { options },
     });
@@ -78,9 +86,7 @@ pub fn request(
     if !namespace.is_empty() {
         request["namespace"] = namespace.into();
     }
-    let review = json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"),
-        "request": request});
-    (uid, review)
+    request
 }
 
 /// Sends a review to a webhook and reads its answer.

@@ -15,6 +15,7 @@ use super::{AdmissionContext, Admitted, Plugin, review};
 use crate::codec::{self, FieldValidation};
 use crate::conversion;
 use crate::convert;
+use crate::policies;
 use crate::resource::Resource;
 use crate::server::ApiServer;
 use crate::status::Status;
@@ -83,7 +84,7 @@ fn called(hook: Value, object: &Value, context: &AdmissionContext<'_>) -> Option
 }
 
 /// The object as another version of its kind.
-async fn as_version<'a>(
+pub async fn as_version<'a>(
     server: &ApiServer,
     value: &'a Value,
     from: &Resource,
@@ -133,6 +134,15 @@ impl Called {
         mutating: bool,
     ) -> Result<Option<review::Answer>, Status> {
         let name = &self.name;
+        let (from, to) = (context.resource, &*self.resource);
+        let shown = as_version(context.server, object, from, to).await?;
+        let old = match context.old {
+            Some(old) => Some(as_version(context.server, old, from, to).await?),
+            None => None,
+        };
+        if !self.conditions_hold(&shown, old.as_deref(), context)? {
+            return Ok(None);
+        }
         let harmless = matches!(self.hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun"));
         if context.dry_run && !harmless {
             let message = format!("admission webhook {name:?} does not support dry run");
@@ -151,12 +161,6 @@ impl Called {
                     plural: &def.plural,
                     subresource: context.subresource,
                 };
-                let (from, to) = (context.resource, &*self.resource);
-                let shown = as_version(context.server, object, from, to).await?;
-                let old = match context.old {
-                    Some(old) => Some(as_version(context.server, old, from, to).await?),
-                    None => None,
-                };
                 let review = review::request(context, (place, &def.kind), &shown, old.as_deref(), version);
                 review::ask(context.server, &self.hook, review, mutating).await
             }
@@ -169,6 +173,28 @@ impl Called {
                 Ok(None)
             }
             Err(cause) => Err(internal(name, &cause)),
+        }
+    }
+
+    /// Whether the webhook's conditions let the request come to it.
+    fn conditions_hold(
+        &self,
+        object: &Value,
+        old: Option<&Value>,
+        context: &AdmissionContext<'_>,
+    ) -> Result<bool, Status> {
+        let list = &self.hook["matchConditions"];
+        if list.as_array().is_none_or(Vec::is_empty) {
+            return Ok(true);
+        }
+        let compiled = context.server.policies.conditions(list);
+        match policies::conditions_hold(&compiled, (object, old), &self.resource, context) {
+            Ok(holds) => Ok(holds),
+            Err(_) if self.hook["failurePolicy"] == "Ignore" => Ok(false),
+            Err(cause) => {
+                let def = &context.resource.def;
+                Err(Status::forbidden(&def.group, &def.plural, context.name, &cause))
+            }
         }
     }
 
@@ -203,6 +229,7 @@ impl Called {
 }
 
 async fn mutate(object: &mut Value, context: &mut AdmissionContext<'_>) -> Result<(), Status> {
+    let before = policies::reinvokes(context.server).then(|| object.clone());
     // For each webhook that wants to be called again, the object as it left it.
     let mut again: Vec<(Value, Value)> = Vec::new();
     for hook in configured(context, MUTATING) {
@@ -219,7 +246,10 @@ async fn mutate(object: &mut Value, context: &mut AdmissionContext<'_>) -> Resul
             one(&called, object, context).await?;
         }
     }
-    Ok(())
+    match before {
+        Some(before) if before != *object => policies::reinvoke(object, context).await,
+        _ => Ok(()),
+    }
 }
 
 async fn one(called: &Called, object: &mut Value, context: &mut AdmissionContext<'_>) -> Result<(), Status> {

@@ -3,3 +3,4 @@
 mod aggregation;
 mod conversion;
 pub mod hook;
+mod policies;
