@@ -19,6 +19,9 @@ pub fn compile(kind: &str, openapi: &Value, metadata: &Schema) -> Schema {
         schema.ty = Type::Object(ObjectRef::of(Arc::new(new_object(kind, Vec::new()))));
     }
     with_type_meta(&mut schema, metadata);
+    if let Some(tree) = crate::expressions::Lazy::new(openapi) {
+        schema.rules_mut().rule_tree = Some(Arc::new(tree));
+    }
     schema
 }
 
@@ -165,6 +168,7 @@ impl Compiler<'_> {
             one_of: below("oneOf"),
             not: map.get("not").map(|s| Box::new(self.schema(name, s, false))),
             expressions: list("x-kubernetes-validations"),
+            rule_tree: None,
             description: owned("description"),
         };
         Some(Box::new(rules))

@@ -25,6 +25,7 @@ pub mod decode;
 pub mod defaulting;
 pub mod duration;
 pub mod error;
+pub mod expressions;
 pub mod facts;
 pub mod fieldset;
 pub mod json;

@@ -161,8 +161,10 @@ pub struct Rules {
     pub one_of: Vec<Schema>,
     /// CRD value validations.
     pub not: Option<Box<Schema>>,
-    /// `x-kubernetes-validations`, kept for the expression engine.
+    /// `x-kubernetes-validations`, as they are published.
     pub expressions: Vec<Value>,
+    /// At the root of a custom resource's schema, all of its expressions; `None` if there are none.
+    pub rule_tree: Option<Arc<crate::expressions::Lazy>>,
     /// A sentence for `explain`.
     pub description: Option<Text>,
 }

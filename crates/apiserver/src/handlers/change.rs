@@ -175,7 +175,9 @@ async fn admit(
     if way.track {
         managed::updated(&resource.def, &manager, way.subresource, Some(old), new);
     }
-    let causes = validate::update(resource, way.subresource, old, new);
+    let mut kept = Vec::new();
+    let causes = validate::update(resource, way.subresource, old, new, &mut kept);
+    super::warn(context.warnings, kept);
     if !causes.is_empty() {
         return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
     }

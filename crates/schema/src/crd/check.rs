@@ -77,6 +77,10 @@ pub fn check(openapi: &Value, path: &str, metadata: &Schema, status: bool) -> Ve
     if let Some(why) = unstructured.filter(|_| checker.out.is_empty()) {
         checker.out.push(FieldError::invalid(path, "", why));
     }
+    if checker.out.is_empty() {
+        // Only schemas that hold have types to compile rules against.
+        checker.out = crate::expressions::check(openapi, path);
+    }
     checker.out
 }
 
