@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use pods::plan::{Action, Plan};
 
 use crate::container::{self, Order};
-use crate::observe::Snapshot;
+use crate::observe::{self, Snapshot};
 use crate::worker::{Done, Worker, min};
 use crate::{halt, sandbox, volume};
 
@@ -88,13 +88,14 @@ impl Worker {
                 }
                 let stop = pods::stop::plan(pod, &snap.seen, &self.memory);
                 let ids: Vec<String> = snap.containers.iter().map(|c| c.id.clone()).collect();
-                let pod = pod.clone();
+                let (pod, uid) = (pod.clone(), self.uid.clone());
                 self.spawn("stop", async move {
                     halt::groups(&k, &pod, stop, &[]).await;
+                    let left = observe::pod(&*k.runtime, &uid, &k.pod_dir(&uid)).await.unwrap_or_default();
                     for id in ids {
                         let _ = k.runtime.remove_container(&id).await;
                     }
-                    Done::Other
+                    Done::Taken(left.seen)
                 });
             }
             Action::StopPod => self.stop(pod, snap),

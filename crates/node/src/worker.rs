@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pods::backoff::Backoff;
-use pods::model::{End, Memory, Waiting};
+use pods::model::{End, Life, Memory, Observed, Waiting};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -35,6 +35,7 @@ pub(crate) enum Done {
     Status(Box<PodStatus>, Result<(), client::Error>),
     Clean(Result<(), client::Error>),
     Resized(String, Result<ResourceRequirements, String>),
+    Taken(Observed),
     Other,
 }
 
@@ -221,6 +222,11 @@ impl Worker {
                 self.memory.resize.running = Some(Some(error.clone()));
                 tracing::warn!(pod = pods::spec::describe(&pod), id, error, "a container was not resized");
                 self.retry_at = Some(after(now, SignedDuration::from_secs(1)));
+            }
+            Done::Taken(seen) => {
+                for ended in seen.containers.into_iter().rev().filter(|c| c.life == Life::Exited) {
+                    self.memory.taken.insert(ended.name.clone(), ended);
+                }
             }
             Done::Other => {}
         }

@@ -144,6 +144,8 @@ pub struct Memory {
     pub end: Option<End>,
     /// How a resize in place stands.
     pub resize: Resize,
+    /// Containers that ended and were taken away when the whole pod was restarted, per name.
+    pub taken: BTreeMap<String, ContainerSeen>,
 }
 
 /// How a resize in place stands.

@@ -233,12 +233,16 @@ fn states(
 ) -> (ContainerState, Option<ContainerState>) {
     let mut records = view.seen.containers.iter().filter(|s| s.name == c.name);
     let newest = records.next();
-    let previous = records.find(|s| s.life == Life::Exited).map(|s| terminated(s, view));
+    let taken = view.memory.taken.get(&c.name).filter(|t| newest.is_none_or(|n| n.attempt > t.attempt));
+    let previous = records.find(|s| s.life == Life::Exited).or(taken).map(|s| terminated(s, view));
     let kept = || before.and_then(|b| b.last_state.clone()).filter(|l| l.terminated.is_some());
     let why = view.waiting.get(&c.name).or_else(|| view.memory.waiting.get(&c.name));
     let default = if spec::inits(spec).is_empty() { "ContainerCreating" } else { "PodInitializing" };
     match newest {
-        None => unseen(sort, before, why, default, view),
+        None => {
+            let (state, last) = unseen(sort, before, why, default, view);
+            (state, previous.or(last))
+        }
         Some(s) => match s.life {
             Life::Running => {
                 let running = ContainerStateRunning { started_at: s.started.or(Some(s.created)).map(Time) };

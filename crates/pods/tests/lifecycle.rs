@@ -222,3 +222,29 @@ fn conditions_say_what_is_missing() {
         ]
     );
 }
+
+#[test]
+fn a_pod_that_was_restarted_as_a_whole_remembers_how_its_containers_ended() {
+    let pod = pod("app:a app:b");
+    let (before, _) = seen("sandbox a#1=exit(42) b#0=exit(137)");
+    let taken: BTreeMap<_, _> = before.containers.into_iter().map(|c| (c.name.clone(), c)).collect();
+    for now in ["sandbox", "sandbox a#2=run b#1=run"] {
+        let (seen, memory) = seen(now);
+        let memory = Memory { taken: taken.clone(), ..memory };
+        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
+        let view = View {
+            seen: &seen,
+            memory: &memory,
+            waiting: &waiting,
+            over: false,
+            host_ips: &[],
+            runtime: "kutter",
+            users: &users,
+            resources: &BTreeMap::new(),
+            now: at(10),
+        };
+        let statuses = status(&pod, &view).container_statuses.unwrap_or_default();
+        let codes = statuses.iter().map(|s| s.last_state.as_ref()?.terminated.as_ref().map(|t| t.exit_code));
+        assert_eq!(codes.collect::<Vec<_>>(), [Some(42), Some(137)], "{now}");
+    }
+}
