@@ -1,7 +1,7 @@
 //! Validation of built-in kinds: objects with one field changed, and what upstream v1.36 says of them.
 
 use api::Registry;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const TABLE: &str = include_str!("validation.table");
 
@@ -98,5 +98,62 @@ fn fields_that_never_change() {
         assert!(errors.iter().any(|e| immutable(&e)), "{kind}: {errors:?}");
         let same = api::validation::update(def, "", &old, &old);
         assert!(!same.iter().any(|e| immutable(&e)), "{kind}: {same:?}");
+    }
+}
+
+fn errors_of(group: &str, kind: &str, subresource: &str, old: &Value, new: &Value) -> Vec<String> {
+    let def = Registry::builtin().by_kind(group, "v1", kind).expect(kind).clone();
+    let errors = api::validation::update(&def, subresource, old, new);
+    errors.iter().map(|e| format!("{}: {}", e.field, e.detail)).collect()
+}
+
+#[test]
+fn a_resize_is_for_the_same_containers() {
+    let pod = |names: &[&str]| {
+        let containers: Vec<Value> = names.iter().map(|n| json!({"name": n, "image": "i"})).collect();
+        json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": containers}})
+    };
+    let said = |names: &[&str]| {
+        let all = errors_of("", "Pod", "resize", &pod(&["a", "b"]), &pod(names));
+        all.into_iter().filter(|e| e.contains("on resize")).collect::<Vec<_>>()
+    };
+    assert!(said(&["a", "b"]).is_empty());
+    let renamed = "containers may not be renamed or reordered on resize";
+    assert_eq!(
+        said(&["b", "a"]),
+        [format!("spec.containers[0].name: {renamed}"), format!("spec.containers[1].name: {renamed}")]
+    );
+    assert_eq!(said(&["a"]), ["spec.containers: containers may not be added or removed on resize"]);
+}
+
+#[test]
+fn a_suspended_job_may_ask_for_other_resources() {
+    let job = |cpu: &str, image: &str, suspend: bool, status: &Value| {
+        let container = json!({"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}});
+        json!({"metadata": {"name": "j", "namespace": "n"}, "status": status,
+            "spec": {"suspend": suspend, "template": {"spec": {"containers": [container]}}}})
+    };
+    let (new, ran) = (json!({}), json!({"startTime": "2026-01-01T00:00:00Z"}));
+    let stopped =
+        json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Suspended", "status": "True"}]});
+    let stopping = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1,
+        "conditions": [{"type": "Suspended", "status": "True"}]});
+    let template = "spec.template: field is immutable";
+    for (suspend, status, image, want) in [
+        (true, &new, "i", None),
+        (true, &stopped, "i", None),
+        (true, &stopping, "i", Some(template)),
+        (true, &ran, "i", Some(template)),
+        (false, &new, "i", Some(template)),
+        (true, &new, "other", Some("spec.template.spec: field is immutable")),
+    ] {
+        let (old, changed) = (job("1", "i", suspend, status), job("2", image, suspend, status));
+        let errors = errors_of("batch", "Job", "", &old, &changed);
+        let of_template: Vec<&str> = errors
+            .iter()
+            .map(String::as_str)
+            .filter(|e| e.starts_with("spec.template") && e.contains("immutable"))
+            .collect();
+        assert_eq!(of_template, want.into_iter().collect::<Vec<_>>(), "{suspend} {status} {image}");
     }
 }

@@ -310,8 +310,16 @@ fn project(resource: &Resource, old: &Value, new: &mut Value, subresource: &str)
     }
 }
 
-/// Resize changes nothing but the resources and resize policies of containers.
+/// Resize changes nothing but the resources and resize policies of containers. Other containers, or in another order,
+/// are left for the validation to refuse.
 fn resize(old: &Value, new: &mut Value) {
+    let names = |pod: &Value, list: &str| -> Vec<Value> {
+        let all = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+        all.into_iter().flatten().map(|c| c.get("name").cloned().unwrap_or_default()).collect()
+    };
+    if ["containers", "initContainers"].iter().any(|list| names(old, list) != names(new, list)) {
+        return;
+    }
     let mut merged = old.clone();
     for list in ["containers", "initContainers"] {
         let path = format!("/spec/{list}");

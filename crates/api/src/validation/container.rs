@@ -60,6 +60,7 @@ pub fn common(at: &At<'_>, around: &Around<'_>) {
     for var in at.get("env").items() {
         env(&var);
     }
+    env_files(at, around);
     env_from(&at.get("envFrom"));
     mounts(at, around);
     devices(at, around);
@@ -131,6 +132,25 @@ fn env(at: &At<'_>) {
         from.invalid_as("", "may not be specified when `value` is not empty");
     } else if count > 1 {
         from.invalid_as("", "may not have more than one field specified at a time");
+    }
+}
+
+/// Variables come from files of `emptyDir` volumes only.
+fn env_files(container: &At<'_>, around: &Around<'_>) {
+    for var in container.get("env").items() {
+        let (from, key) = (var.get("valueFrom"), "fileKeyRef");
+        let file = from.get(key);
+        if !file.is_set() {
+            continue;
+        }
+        let name = file.get("volumeName");
+        match around.volumes.iter().find(|(volume, _)| *volume == name.text()) {
+            None => name.with(&Value::from(name.text())).not_found(),
+            Some((_, volume)) if volume.get("emptyDir").is_none_or(Value::is_null) => {
+                name.invalid("referenced volume must be of type emptyDir");
+            }
+            Some(_) => {}
+        }
     }
 }
 

@@ -287,14 +287,17 @@ fn job_update(new: &At<'_>, old: &At<'_>, subresource: &str) {
         completions.immutable(&had);
     }
     spec.get("selector").immutable(&before.get("selector"));
-    let suspended = before.get("suspend").truth() && !old.get("status").get("startTime").is_set();
-    let template = spec.get("template");
-    let same = match suspended {
-        false => template.same(&before.get("template")),
-        true => directives_aside(template.value) == directives_aside(before.get("template").value),
-    };
-    if !same {
-        template.invalid("field is immutable");
+    let (template, had) = (spec.get("template"), before.get("template"));
+    let status = old.get("status");
+    let is_suspended = |c: &At<'_>| c.get("type").text() == "Suspended" && c.get("status").text() == "True";
+    let waits =
+        !status.get("startTime").is_set() || status.get("conditions").items().any(|c| is_suspended(&c));
+    if !(before.get("suspend").truth() && waits && status.get("active").int() == 0) {
+        if !template.same(&had) {
+            template.invalid("field is immutable");
+        }
+    } else if rest_of_template(template.value) != rest_of_template(had.value) {
+        template.get("spec").invalid("field is immutable");
     }
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
@@ -302,8 +305,8 @@ fn job_update(new: &At<'_>, old: &At<'_>, subresource: &str) {
     }
 }
 
-/// The template without what may still change while the job has not begun.
-fn directives_aside(template: &Value) -> Value {
+/// The template without what may change while the job is suspended: where its pods go, and what they get there.
+fn rest_of_template(template: &Value) -> Value {
     let mut copy = template.clone();
     if let Some(metadata) = copy.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("annotations");
@@ -312,6 +315,10 @@ fn directives_aside(template: &Value) -> Value {
     if let Some(spec) = copy.get_mut("spec").and_then(Value::as_object_mut) {
         for field in ["nodeSelector", "tolerations", "schedulingGates"] {
             spec.remove(field);
+        }
+        for list in ["containers", "initContainers"] {
+            let containers = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+            containers.filter_map(Value::as_object_mut).for_each(|c| drop(c.remove("resources")));
         }
         if let Some(affinity) = spec.get_mut("affinity").and_then(Value::as_object_mut) {
             affinity.remove("nodeAffinity");

@@ -247,6 +247,24 @@ fn ephemeral(new: &At<'_>, old: &At<'_>) {
 
 /// Other amounts of processor and memory for running containers.
 fn resize(spec: &At<'_>, before: &At<'_>) {
+    let mut others = false;
+    for list in ["containers", "initContainers"] {
+        let (now, had) = (spec.get(list), before.get(list));
+        if now.len() != had.len() {
+            now.forbidden(&format!("{list} may not be added or removed on resize"));
+            others = true;
+            continue;
+        }
+        for (now, had) in now.items().zip(had.items()) {
+            if now.get("name").text() != had.get("name").text() {
+                now.get("name").forbidden(&format!("{list} may not be renamed or reordered on resize"));
+                others = true;
+            }
+        }
+    }
+    if others {
+        return;
+    }
     for list in ["containers", "initContainers"] {
         for (now, had) in spec.get(list).items().zip(before.get(list).items()) {
             let (now, had) = (now.get("resources"), had.get("resources"));
