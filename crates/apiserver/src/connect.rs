@@ -185,7 +185,7 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
     let wanted = call.query.text("container");
     let pod_name = name(pod);
     if wanted.is_empty() {
-        if let ([only], true) = (own.as_slice(), init.is_empty() && ephemeral.is_empty()) {
+        if let [only] = own.as_slice() {
             return Ok(only.clone());
         }
         let annotation = pod.pointer("/metadata/annotations/kubectl.kubernetes.io~1default-container");
@@ -193,19 +193,11 @@ fn container(call: &Call, pod: &Value) -> Result<String, Status> {
         {
             return Ok(default.to_string());
         }
-        if let ([only], true) = (own.as_slice(), call.info.subresource != "log") {
-            return Ok(only.clone());
-        }
-        let mut message = format!(
+        let all: Vec<&str> = init.iter().chain(&own).chain(&ephemeral).map(String::as_str).collect();
+        let message = format!(
             "a container name must be specified for pod {pod_name}, choose one of: [{}]",
-            own.join(" ")
+            all.join(" ")
         );
-        if !init.is_empty() {
-            message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-        }
-        if !ephemeral.is_empty() {
-            message.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
-        }
         return Err(Status::bad_request(message));
     }
     match own.iter().chain(&init).chain(&ephemeral).any(|name| name == wanted) {
