@@ -162,9 +162,6 @@ impl Handler for Server {
 
     async fn handle(self: Arc<Self>, session: Arc<Self::Session>, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_string();
-        if path == "/healthz" {
-            return text(StatusCode::OK, "ok");
-        }
         let user = match &*session {
             Some(known) => Some(User { name: known.0.clone(), groups: known.1.clone() }),
             None => match bearer(request.headers()) {
@@ -211,6 +208,7 @@ fn resources(path: &str) -> Vec<&'static str> {
         "logs" => vec!["log"],
         "pods" | "runningpods" => vec!["pods", "proxy"],
         "configz" => vec!["configz", "proxy"],
+        "healthz" => vec!["healthz", "proxy"],
         _ => vec!["proxy"],
     }
 }
@@ -290,6 +288,7 @@ impl Server {
             ["metrics", "resource"] => text(StatusCode::OK, stats::resource(k).await),
             ["metrics", "cadvisor"] => text(StatusCode::OK, stats::cadvisor(k).await),
             ["metrics", "probes"] => text(StatusCode::OK, ""),
+            ["healthz"] => text(StatusCode::OK, "ok"),
             ["configz"] => json_answer(&config(k)),
             ["kutter", "volumes", name] => pool::answer(k, request.method(), name).await,
             ["checkpoint", ..] => text(StatusCode::NOT_FOUND, "checkpoints are not supported"),

@@ -106,14 +106,11 @@ pub fn resolve(
             .or_else(|| group_part.parse().ok())
             .ok_or_else(|| format!("unable to find group {group_part}: no matching entries in group file"))?
     };
-    let mut supplemental: Vec<u32> = vec![];
-    if security.groups_policy == GroupsPolicy::Merge {
-        // The primary group counts as well, so that it stays when a program changes it.
-        supplemental.push(gid);
-        if let Some(user) = &entry {
-            let member = |list: &str| list.split(',').any(|m| m == user.name);
-            supplemental.extend(groups(&files.group).filter(|g| member(g.2)).map(|g| g.1));
-        }
+    // The primary group counts as well, so that it stays when a program changes it.
+    let mut supplemental: Vec<u32> = vec![gid];
+    if let (GroupsPolicy::Merge, Some(user)) = (security.groups_policy, &entry) {
+        let member = |list: &str| list.split(',').any(|m| m == user.name);
+        supplemental.extend(groups(&files.group).filter(|g| member(g.2)).map(|g| g.1));
     }
     for extra in &security.supplemental_groups {
         supplemental.push(number(*extra, "supplemental group")?);
@@ -147,10 +144,10 @@ mod tests {
         for (image, security, want) in [
             ("", context(None, None, None, &[], Merge), "0:0:[0] /root"),
             ("web", context(None, None, None, &[], Merge), "101:102:[26, 102] /srv"),
-            ("web:tape", context(None, None, None, &[7], Strict), "101:26:[7] /srv"),
+            ("web:tape", context(None, None, None, &[7], Strict), "101:26:[7, 26] /srv"),
             ("101", context(None, None, None, &[], Merge), "101:102:[26, 102] /srv"),
             ("web", context(Some(1000), None, None, &[2000], Merge), "1000:0:[0, 2000] /"),
-            ("", context(Some(1000), None, Some(3000), &[], Strict), "1000:3000:[] /"),
+            ("", context(Some(1000), None, Some(3000), &[], Strict), "1000:3000:[3000] /"),
             ("root", context(None, Some("web"), None, &[], Merge), "101:102:[26, 102] /srv"),
         ] {
             let (u, home) = resolve(&security, image, &files).unwrap();
