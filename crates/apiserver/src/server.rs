@@ -304,7 +304,7 @@ impl ApiServer {
             return crate::aggregate::forward(self, &remote, &identity, head, body).await;
         }
         if !info.is_resource {
-            return crate::plain::answer(self, &identity, &info, &query, &head).await;
+            return Box::pin(crate::plain::answer(self, &identity, &info, &query, &head)).await;
         }
         let catalog = self.catalog();
         let Some(resource) = catalog.get(&info.group, &info.version, &info.resource) else {

@@ -1,7 +1,7 @@
 //! The phases: what is sent, by how many, how often.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -290,12 +290,21 @@ pub fn in_namespace(plural: &str, rest: &str) -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/{plural}{rest}")
 }
 
+/// A body that is written once, and then only numbered: `#` is the object's number, `%` its last two digits. Client
+/// and server share the machine, so what the client spends is the server's loss.
+fn numbered(text: &str, n: usize) -> Bytes {
+    text.replace('#', &n.to_string()).replace('%', &(n % 100).to_string()).into()
+}
+
 fn create_configmap(n: usize) -> Request {
-    let body = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("cm-{n}"), "labels": {"n": (n % 100).to_string()}},
-        "data": {"text": "x".repeat(512)},
+    static BODY: LazyLock<String> = LazyLock::new(|| {
+        let body = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm-#", "labels": {"n": "%"}},
+            "data": {"text": "x".repeat(512)},
+        });
+        body.to_string()
     });
-    (Method::POST, in_namespace("configmaps", ""), JSON, body.to_string().into())
+    (Method::POST, in_namespace("configmaps", ""), JSON, numbered(&BODY, n))
 }
 
 fn get_configmap(n: usize) -> Request {
@@ -304,22 +313,25 @@ fn get_configmap(n: usize) -> Request {
 
 /// A pod of about 4 KB once it is stored.
 fn create_pod(n: usize) -> Request {
-    let env: Vec<_> =
-        (0..12).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "v".repeat(40)})).collect();
-    let body = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("pod-{n}"), "labels": {"app": "bench", "n": (n % 100).to_string()}},
-        "spec": {
-            "schedulerName": "nobody",
-            "containers": [{
-                "name": "main", "image": "registry.example/app:1.0", "env": env,
-                "ports": [{"containerPort": 8080}],
-                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}},
-            }],
-        },
+    static BODY: LazyLock<String> = LazyLock::new(|| {
+        let env: Vec<_> =
+            (0..12).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "v".repeat(40)})).collect();
+        let body = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "pod-#", "labels": {"app": "bench", "n": "%"}},
+            "spec": {
+                "schedulerName": "nobody",
+                "containers": [{
+                    "name": "main", "image": "registry.example/app:1.0", "env": env,
+                    "ports": [{"containerPort": 8080}],
+                    "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+                    "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}},
+                }],
+            },
+        });
+        body.to_string()
     });
-    (Method::POST, in_namespace("pods", ""), JSON, body.to_string().into())
+    (Method::POST, in_namespace("pods", ""), JSON, numbered(&BODY, n))
 }
 
 fn get_pod(n: usize) -> Request {
@@ -327,9 +339,9 @@ fn get_pod(n: usize) -> Request {
 }
 
 fn patch_status(n: usize) -> Request {
-    let body = json!({"status": {"phase": "Running", "message": format!("patched {n}"), "conditions": [
-        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-    (Method::PATCH, in_namespace("pods", &format!("/pod-{n}/status")), MERGE, body.to_string().into())
+    const BODY: &str = r##"{"status": {"phase": "Running", "message": "patched #", "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"##;
+    (Method::PATCH, in_namespace("pods", &format!("/pod-{n}/status")), MERGE, numbered(BODY, n))
 }
 
 fn list_pods(_: usize) -> Request {
@@ -354,12 +366,16 @@ fn list_page(_: usize) -> Request {
 }
 
 fn applied(n: usize, text: &str) -> Request {
-    let body = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("applied-{n}"), "labels": {"app": "bench"}},
-        "data": {"text": text, "more": "x".repeat(256)},
+    static BODY: LazyLock<String> = LazyLock::new(|| {
+        let body = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "applied-#", "labels": {"app": "bench"}},
+            "data": {"text": "@", "more": "x".repeat(256)},
+        });
+        body.to_string()
     });
     let path = in_namespace("configmaps", &format!("/applied-{n}?fieldManager=bench"));
-    (Method::PATCH, path, APPLY, body.to_string().into())
+    (Method::PATCH, path, APPLY, numbered(&BODY.replace('@', text), n))
 }
 
 fn apply_first(n: usize) -> Request {

@@ -37,6 +37,17 @@ pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
     {
         return Err(Status::no_resource());
     }
+    let named = !call.info.name.is_empty();
+    let whole = call.info.subresource.is_empty() && call.resource.def.is_stored();
+    match call.info.verb {
+        "get" if named && whole => get::get(call).await,
+        // The state of all others is large, and that of a request is moved whole before it begins.
+        _ => Box::pin(dispatch_other(call)).await,
+    }
+}
+
+/// Everything but reading one object.
+async fn dispatch_other(call: &mut Call) -> Result<Response<Body>, Status> {
     if !call.info.subresource.is_empty() {
         return subresource::dispatch(call).await;
     }
@@ -53,7 +64,6 @@ pub async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
     let named = !call.info.name.is_empty();
     match call.info.verb {
         "create" if !named && scoped(call) => create::create(call).await,
-        "get" if named => get::get(call).await,
         "list" => list::list(call).await,
         "watch" => watch::watch(call).await,
         "update" if named => update::update(call).await,

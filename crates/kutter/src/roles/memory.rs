@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-/// How long after it is at work, and then after that, a role gives back what only its start needed. The second time
-/// is for what comes with the first pods and objects.
-const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(28)];
+/// How long after it is at work, and then after that, a role gives back what only its start needed: what it needed
+/// to get there, what its first rounds need, and what comes with the first pods and objects.
+const SETTLED_AFTER: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_millis(1500), Duration::from_secs(28)];
 
 /// Says whether the kernel may back this process with huge pages where it does so unasked. Roles that stay refuse:
 /// each of the heap's regions would be resident whole, twice what an idle process needs. The flag survives fork and
