@@ -9,7 +9,10 @@ use crate::macros;
 
 /// Longest source, in characters.
 const SOURCE_MAX: usize = 100_000;
-/// Deepest nesting of the source and of the tree, macros expanded.
+/// Deepest nesting of brackets in the source. Each level is a dozen calls deep, and expressions are read on threads with
+/// stacks of 2 MiB.
+const NESTING_MAX: u16 = 100;
+/// Deepest tree, macros expanded.
 pub(crate) const DEPTH_MAX: u16 = 250;
 
 /// Nodes that macros may copy.
@@ -196,7 +199,7 @@ impl Parser {
 
     /// Goes one level down, or says that it is too deep.
     fn down(&mut self, inner: impl FnOnce(&mut Parser) -> Parsed<Expr>) -> Parsed<Expr> {
-        if self.depth >= DEPTH_MAX {
+        if self.depth >= NESTING_MAX {
             return Err(Self::too_deep(self.at()));
         }
         self.depth += 1;
@@ -207,12 +210,20 @@ impl Parser {
 
     fn expr(&mut self) -> Parsed<Expr> {
         self.down(|p| {
-            let condition = p.logic("||", "_||_")?;
-            let Some(at) = p.take("?") else { return Ok(condition) };
-            let yes = p.logic("||", "_||_")?;
-            p.expect(":")?;
-            let no = p.expr()?;
-            Ok(p.maker.call(at, "_?_:_", vec![condition, yes, no]))
+            // `a ? b : c ? d : e` goes on to the right without going deeper.
+            let mut choices = Vec::new();
+            let mut last = loop {
+                let condition = p.logic("||", "_||_")?;
+                let Some(at) = p.take("?") else { break condition };
+                let yes = p.logic("||", "_||_")?;
+                p.expect(":")?;
+                choices.push((at, condition, yes));
+            };
+            while let Some((at, condition, yes)) = choices.pop() {
+                last = p.maker.call(at, "_?_:_", vec![condition, yes, last]);
+                last = p.whole(last)?;
+            }
+            Ok(last)
         })
     }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use crate::types::Type;
 
 /// What is known of free types.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Bound {
     known: HashMap<u32, Type>,
     next: u32,
+    /// What was known before what was learnt last, to take it back.
+    learnt: Vec<(u32, Option<Type>)>,
 }
 
 impl Bound {
@@ -37,14 +39,24 @@ impl Bound {
 
     /// Whether all pairs agree; only then is what was learnt kept.
     pub(crate) fn agree_all<'t>(&mut self, pairs: impl Iterator<Item = (&'t Type, &'t Type)>) -> bool {
-        let mut trial = self.clone();
+        self.learnt.clear();
         for (one, other) in pairs {
-            if !trial.agree(one, other) {
+            if !self.agree(one, other) {
+                while let Some((n, before)) = self.learnt.pop() {
+                    match before {
+                        Some(before) => self.known.insert(n, before),
+                        None => self.known.remove(&n),
+                    };
+                }
                 return false;
             }
         }
-        *self = trial;
         true
+    }
+
+    fn learn(&mut self, n: u32, of: Type) {
+        let before = self.known.insert(n, of);
+        self.learnt.push((n, before));
     }
 
     /// Whether a value of one type can be where the other is expected.
@@ -101,13 +113,13 @@ impl Bound {
                 }
                 let general = most_general(of, &known);
                 if !self.mentions(&general, n) {
-                    self.known.insert(n, general);
+                    self.learn(n, general);
                 }
                 true
             }
             None if self.mentions(of, n) => false,
             None => {
-                self.known.insert(n, of.clone());
+                self.learn(n, of.clone());
                 true
             }
         }
