@@ -68,6 +68,7 @@ pub use error::{CompileErrors, EvalError, Fault};
 pub use escape::{escape, unescape};
 pub use opaque::Opaque;
 pub use program::{Bindings, Program};
+pub use regex::translated as translated_pattern;
 pub use schema::decl_of_schema;
 pub use types::{Decl, DeclKind, FieldType, ListKind, ObjectType, REQUEST_BYTES_MAX, Type};
 pub use value::{Fields, Key, Lazy, List, Map, Text, Value, equal};

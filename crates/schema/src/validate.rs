@@ -19,7 +19,10 @@ const PATTERN_BYTES_MAX: usize = 1 << 20;
 pub fn compile_pattern(pattern: &str) -> Result<Regex, String> {
     let config =
         Regex::config().nfa_size_limit(Some(PATTERN_BYTES_MAX)).hybrid_cache_capacity(PATTERN_BYTES_MAX);
-    let built = Regex::builder().configure(config).syntax(syntax::Config::new()).build(pattern);
+    let built = Regex::builder()
+        .configure(config)
+        .syntax(syntax::Config::new())
+        .build(&cel::translated_pattern(pattern));
     built.map_err(|e| format!("error parsing regexp: {e}: `{pattern}`"))
 }
 

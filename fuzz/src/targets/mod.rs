@@ -1,6 +1,7 @@
 //! What is fuzzed: a name, seeds, and a function that must come to an end with every input.
 
 mod changes;
+mod expressions;
 mod files;
 mod live;
 mod objects;
@@ -27,6 +28,7 @@ pub const ALL: &[Target] = &[
     objects::JSON,
     objects::OBJECT,
     texts::TEXT,
+    expressions::EXPRESSION,
     changes::PATCH,
     changes::APPLY,
     changes::CUSTOM,
