@@ -52,9 +52,15 @@ def bound(_):
     path = volume["spec"]["local"]["path"]
     assert os.path.isdir(path), path
     proxy = f"/api/v1/nodes/{pod['spec']['nodeName']}/proxy"
-    mine = [p for p in api("GET", proxy + "/stats/summary")["pods"] if p["podRef"]["name"] == "database-0"]
+    summary = api("GET", proxy + "/stats/summary")
+    mine = [p for p in summary["pods"] if p["podRef"]["name"] == "database-0"]
     claims = [v["pvcRef"]["name"] for v in mine[0]["volume"] if "pvcRef" in v]
     assert claims == ["data-database-0"], mine
+    container = mine[0]["containers"][0]
+    for part in (container["rootfs"], container["logs"], mine[0]["ephemeral-storage"]):
+        assert 0 < part["usedBytes"] <= part["capacityBytes"] and part["inodesUsed"] > 0, mine
+    assert all(c["usageNanoCores"] >= 0 for c in (container["cpu"], mine[0]["cpu"], summary["node"]["cpu"])), summary
+    assert summary["node"]["swap"]["swapUsageBytes"] >= 0, summary["node"]
     with open(NOTE, "w", encoding="utf-8") as file:
         json.dump({"name": volume["metadata"]["name"], "path": path, "node": pod["spec"]["nodeName"]}, file)
 

@@ -64,6 +64,8 @@ pub struct Kubelet {
     pub users: users::Ranges,
     /// How full volumes were when last measured.
     pub usage: usage::Kept,
+    /// Processor time as last read.
+    pub rates: crate::summary::Rates,
     /// Where images are, once the runtime told.
     pub image_path: OnceLock<PathBuf>,
     /// Counts for the metrics.
@@ -170,6 +172,7 @@ impl Kubelet {
                 devices: Arc::default(),
                 users: users::Ranges::open(&options.data_dir),
                 usage: Mutex::default(),
+                rates: crate::summary::Rates::default(),
                 image_path: OnceLock::new(),
                 tally: crate::tally::Tally::default(),
                 shutting_down: AtomicBool::new(false),

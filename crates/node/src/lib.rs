@@ -36,6 +36,7 @@ pub mod size;
 pub mod statics;
 pub mod stats;
 pub mod streams;
+pub mod summary;
 mod tally;
 pub mod usage;
 pub mod users;

@@ -15,7 +15,7 @@ use serde_json::json;
 use serve::{Body, Handler, Limits, Peer, Running, ServerTls, full};
 
 use crate::kubelet::Kubelet;
-use crate::{files, forward, logs, pool, stats, streams};
+use crate::{files, forward, logs, pool, stats, streams, summary};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -283,7 +283,7 @@ impl Server {
             ["logs", rest @ ..] => {
                 files::answer(k.options.log_dir.parent().unwrap_or(&k.options.log_dir), rest).await
             }
-            ["stats", "summary"] => json_answer(&stats::summary(k).await),
+            ["stats", "summary"] => json_answer(&summary::summary(k).await),
             ["metrics"] => text(StatusCode::OK, stats::own(k).await),
             ["metrics", "resource"] => text(StatusCode::OK, stats::resource(k).await),
             ["metrics", "cadvisor"] => text(StatusCode::OK, stats::cadvisor(k).await),

@@ -1,15 +1,14 @@
-//! What the node and its pods use: the summary, and metrics in the text format.
+//! What the node and its pods use, as metrics in the text format.
 
 use std::sync::Arc;
 
 use base::exposition::Text;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use oci::runtime::{Filter, Pressure, SandboxState, SandboxStats, Waited};
-use serde_json::{Value, json};
+use oci::runtime::{Filter, Pressure, SandboxState, SandboxStats};
 
 use crate::kubelet::Kubelet;
-use crate::observe::{self, POD_UID};
+use crate::observe::POD_UID;
 use crate::usage;
 
 /// A pod's use, with the pod where the API knows it.
@@ -35,53 +34,17 @@ pub async fn pods(k: &Kubelet) -> Vec<PodUse> {
     stats.into_iter().flatten().map(with_pod).collect()
 }
 
-fn stamp(nanos: i64) -> Value {
-    observe::time(nanos).map_or(Value::Null, |t| json!(t))
-}
-
-fn psi(p: &Pressure) -> Value {
-    let share = |hundredths: u32| f64::from(hundredths) / 100.0;
-    let one = |w: &Waited| json!({ "total": w.total, "avg10": share(w.avg10), "avg60": share(w.avg60), "avg300": share(w.avg300) });
-    json!({ "full": one(&p.full), "some": one(&p.some) })
-}
-
-fn cpu(c: &oci::runtime::CpuStats, pressure: Option<&Pressure>) -> Value {
-    let mut value = json!({ "time": stamp(c.timestamp), "usageCoreNanoSeconds": c.usage_core_nanoseconds });
-    if let Some(p) = pressure {
-        value["psi"] = psi(p);
-    }
-    value
-}
-
-fn io(time: &Value, pressure: Option<&Pressure>) -> Value {
-    pressure.map_or(Value::Null, |p| json!({ "time": time, "psi": psi(p) }))
-}
-
 /// When a container started, as the pod's status has it.
-fn started(u: &PodUse, name: &str) -> Option<Time> {
+pub(crate) fn started(u: &PodUse, name: &str) -> Option<Time> {
     let status = u.pod.as_ref()?.status.as_ref()?;
     let all = status.container_statuses.iter().chain(&status.init_container_statuses);
     let one = all.chain(&status.ephemeral_container_statuses).flatten().find(|c| c.name == name)?;
     one.state.as_ref()?.running.as_ref()?.started_at.clone()
 }
 
-fn memory(m: &oci::runtime::MemoryStats, pressure: Option<&Pressure>) -> Value {
-    let mut value = json!({
-        "time": stamp(m.timestamp), "usageBytes": m.usage, "workingSetBytes": m.working_set,
-        "rssBytes": m.rss, "pageFaults": m.page_faults, "majorPageFaults": m.major_page_faults,
-    });
-    if let Some(available) = m.available {
-        value["availableBytes"] = json!(available);
-    }
-    if let Some(p) = pressure {
-        value["psi"] = psi(p);
-    }
-    value
-}
-
 /// Processor time of the node in nanoseconds: that of its pods if it is a part of the machine, else that of the whole
 /// machine since the boot.
-fn node_cpu(k: &Kubelet) -> u64 {
+pub(crate) fn node_cpu(k: &Kubelet) -> u64 {
     if k.options.size.cpus.is_some() {
         let cgroups = oci::cgroup::Cgroups::detect().unwrap_or_default();
         return cgroups.cpu(&k.options.cgroup_root).usage_core_nanoseconds;
@@ -93,94 +56,6 @@ fn node_cpu(k: &Kubelet) -> u64 {
     let busy: u64 =
         ticks.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, t)| t).sum();
     busy * 10_000_000
-}
-
-fn boot_time() -> Option<jiff::Timestamp> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let seconds = stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
-    jiff::Timestamp::from_second(seconds).ok()
-}
-
-fn file_system(k: &Kubelet) -> Value {
-    match volumes::scan::file_system(&k.options.data_dir) {
-        Some([free, all, inodes_free, inodes]) => json!({
-            "time": jiff::Timestamp::now(), "availableBytes": free, "capacityBytes": all,
-            "usedBytes": all.saturating_sub(free), "inodesFree": inodes_free, "inodes": inodes,
-            "inodesUsed": inodes.saturating_sub(inodes_free),
-        }),
-        None => Value::Null,
-    }
-}
-
-/// The document of `/stats/summary`.
-pub async fn summary(k: &Arc<Kubelet>) -> Value {
-    let now = jiff::Timestamp::now();
-    let (total, available) = (k.machine.memory, k.options.size.available(&k.options.cgroup_root));
-    let used = total.saturating_sub(available);
-    let disk = file_system(k);
-    let volumes = usage::all(k).await;
-    let with_volumes = |u: &PodUse| {
-        let mut value = pod(u);
-        if let Some(uses) = volumes.get(&u.stats.metadata.uid).filter(|v| !v.is_empty()) {
-            value["volume"] = uses.iter().map(|v| v.json(&u.stats.metadata.namespace)).collect();
-        }
-        value
-    };
-    let pods: Vec<Value> = pods(k).await.iter().map(with_volumes).collect();
-    json!({
-        "node": {
-            "nodeName": k.options.name,
-            "startTime": boot_time(),
-            "cpu": { "time": now, "usageCoreNanoSeconds": node_cpu(k) },
-            "memory": {
-                "time": now, "availableBytes": available, "usageBytes": used, "workingSetBytes": used,
-                "rssBytes": crate::facts::meminfo("AnonPages"),
-            },
-            "fs": disk,
-            "runtime": { "imageFs": disk, "containerFs": disk },
-            "rlimit": { "time": now, "maxpid": crate::facts::pid_max(), "curproc": crate::facts::processes() },
-        },
-        "pods": pods,
-    })
-}
-
-fn pod(u: &PodUse) -> Value {
-    let s = &u.stats;
-    let began = u.pod.as_ref().and_then(|p| p.status.as_ref()?.start_time.clone());
-    let containers: Vec<Value> = s
-        .containers
-        .iter()
-        .map(|c| {
-            let p = &c.pressure;
-            json!({
-                "name": c.name, "startTime": started(u, &c.name).or(began.clone()),
-                "cpu": cpu(&c.cpu, p.cpu.as_ref()), "memory": memory(&c.memory, p.memory.as_ref()),
-                "io": io(&stamp(c.cpu.timestamp), p.io.as_ref()),
-                "rootfs": { "time": stamp(c.writable_layer.timestamp), "usedBytes": c.writable_layer.used_bytes,
-                    "inodesUsed": c.writable_layer.inodes_used },
-            })
-        })
-        .collect();
-    let network = s.interfaces.first().map(|i| {
-        let one = |i: &oci::runtime::InterfaceStats| {
-            json!({ "name": i.name, "rxBytes": i.rx_bytes, "rxErrors": i.rx_errors,
-                "txBytes": i.tx_bytes, "txErrors": i.tx_errors })
-        };
-        let mut value = one(i);
-        value["time"] = stamp(s.cpu.timestamp);
-        value["interfaces"] = s.interfaces.iter().map(one).collect();
-        value
-    });
-    json!({
-        "podRef": { "name": s.metadata.name, "namespace": s.metadata.namespace, "uid": s.metadata.uid },
-        "startTime": began,
-        "containers": containers,
-        "cpu": cpu(&s.cpu, s.pressure.cpu.as_ref()),
-        "memory": memory(&s.memory, s.pressure.memory.as_ref()),
-        "io": io(&stamp(s.cpu.timestamp), s.pressure.io.as_ref()),
-        "network": network,
-        "process_stats": { "process_count": s.pids },
-    })
 }
 
 /// The runtime's stamps are in nanoseconds.
@@ -348,8 +223,7 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
     let running = |p: &&Pod| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
     t.family("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
     t.sample("kubelet_running_pods", &[], pods.iter().filter(running).count() as f64);
-    t.family("kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run");
-    t.sample("kubelet_desired_pods", &[], pods.len() as f64);
+    counts_of_pods(k, &mut t);
     t.family("kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     t.sample("kubelet_node_name", &[("node", k.options.name.as_str())], 1.0);
     let rss = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -372,18 +246,55 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
     t.done()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pressure_as_others_read_it() {
-        let some = Waited { avg10: 151, avg60: 7, avg300: 0, total: 9 };
-        let pressure = Pressure { some, full: Waited::default() };
-        let value = cpu(&oci::runtime::CpuStats { timestamp: 0, usage_core_nanoseconds: 5 }, Some(&pressure));
-        let none = json!({ "total": 0, "avg10": 0.0, "avg60": 0.0, "avg300": 0.0 });
-        let some = json!({ "total": 9, "avg10": 1.51, "avg60": 0.07, "avg300": 0.0 });
-        assert_eq!(value["psi"], json!({ "full": none, "some": some }));
-        assert_eq!(io(&Value::Null, None), Value::Null);
+/// How many pods there are, by where they come from and how far they got.
+fn counts_of_pods(k: &Kubelet, t: &mut Text) {
+    let pods: Vec<(Pod, bool)> = k
+        .every_handle()
+        .into_values()
+        .map(|h| {
+            let gone = h.gone.load(std::sync::atomic::Ordering::Acquire);
+            let mut pod = Pod::clone(&h.pod.lock());
+            pod.status = h.status.lock().clone().or(pod.status);
+            (pod, gone)
+        })
+        .collect();
+    let fixed = |pod: &Pod| crate::statics::is_static(pod);
+    let over = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    let count = |want: &dyn Fn(&(Pod, bool)) -> bool| pods.iter().filter(|p| want(p)).count() as f64;
+    for (name, help, alive) in [
+        ("kubelet_desired_pods", "The number of pods the kubelet is being instructed to run.", false),
+        (
+            "kubelet_active_pods",
+            "The number of pods the kubelet considers active when it admits new ones.",
+            true,
+        ),
+    ] {
+        t.family(name, "gauge", help);
+        for (word, from_file) in [("", false), ("true", true)] {
+            let value = count(&|(p, gone)| !gone && fixed(p) == from_file && !(alive && over(p)));
+            t.sample(name, &[("static", word)], value);
+        }
+    }
+    t.family("kubelet_mirror_pods", "gauge", "The number of mirror pods: one for each static pod.");
+    t.sample("kubelet_mirror_pods", &[], count(&|(p, _)| fixed(p)));
+    t.family("kubelet_working_pods", "gauge", "Number of pods the kubelet is actually running.");
+    let stage = |p: &Pod, gone: bool| match (over(p), gone || p.metadata.deletion_timestamp.is_some()) {
+        (true, _) => "terminated",
+        (false, true) => "terminating",
+        (false, false) => "sync",
+    };
+    for lifecycle in ["sync", "terminating", "terminated"] {
+        for (config, orphaned) in [("desired", false), ("orphan", true)] {
+            for (word, from_file) in [("", false), ("true", true)] {
+                let value = count(&|(p, gone)| {
+                    *gone == orphaned && fixed(p) == from_file && stage(p, *gone) == lifecycle
+                });
+                let labels = [("config", config), ("lifecycle", lifecycle), ("static", word)];
+                t.sample("kubelet_working_pods", &labels, value);
+            }
+        }
     }
 }

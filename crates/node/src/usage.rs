@@ -30,13 +30,15 @@ pub struct Use {
     pub amounts: [u64; 6],
     /// When this was measured.
     pub at: Timestamp,
+    /// Whether it counts as local storage of the pod: neither a claim's nor memory.
+    pub local: bool,
 }
 
 /// Results by the pods' uids.
 pub type Kept = Mutex<HashMap<String, (Instant, Arc<Vec<Use>>)>>;
 
 /// What is to be measured: the name, the claim, and where the volume is.
-type Order = (String, Option<String>, PathBuf);
+type Order = (String, Option<String>, PathBuf, bool);
 
 impl Use {
     /// As `/stats/summary` has it.
@@ -58,12 +60,15 @@ fn orders(pod: &Pod, paths: &BTreeMap<String, PathBuf>) -> Vec<Order> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let order = |v: &k8s_openapi::api::core::v1::Volume| {
         let path = paths.get(&v.name).filter(|_| v.host_path.is_none())?;
-        Some((v.name.clone(), claim::name(pod, v).map(|(name, _)| name), path.clone()))
+        let claim = claim::name(pod, v).map(|(name, _)| name);
+        let memory = v.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+        let local = claim.is_none() && !memory;
+        Some((v.name.clone(), claim, path.clone(), local))
     };
     volumes.filter_map(order).collect()
 }
 
-fn measure((name, claim, path): Order) -> Option<Use> {
+fn measure((name, claim, path, local): Order) -> Option<Use> {
     let [free, all, inodes_free, inodes] = volumes::scan::file_system(&path)?;
     let (used, inodes_used) = match claim {
         Some(_) => (all.saturating_sub(free), inodes.saturating_sub(inodes_free)),
@@ -73,7 +78,7 @@ fn measure((name, claim, path): Order) -> Option<Use> {
         }
     };
     let amounts = [free, all, used, inodes_free, inodes, inodes_used];
-    Some(Use { name, claim, amounts, at: Timestamp::now() })
+    Some(Use { name, claim, amounts, at: Timestamp::now(), local })
 }
 
 /// How full the volumes of every pod are, by the pods' uids.

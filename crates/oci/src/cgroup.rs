@@ -202,12 +202,23 @@ impl Cgroups {
         let Some(dir) = self.dir("memory", path) else { return MemoryStats::default() };
         let v2 = self.unified();
         let pick = |one: &'static str, two: &'static str| if v2 { two } else { one };
-        let stat = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-        let stat = |key: &str| lookup(&stat, key).unwrap_or(0);
+        let text = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let stat = |key: &str| lookup(&text, key).unwrap_or(0);
         let usage = number(&dir.join(pick("memory.usage_in_bytes", "memory.current"))).unwrap_or(0);
         let working_set = usage.saturating_sub(stat(pick("total_inactive_file", "inactive_file")));
         let limit = number(&dir.join(pick("memory.limit_in_bytes", "memory.max"))).filter(|l| *l < 1 << 60);
+        let (swap, swap_limit) = match v2 {
+            true => (number(&dir.join("memory.swap.current")), number(&dir.join("memory.swap.max"))),
+            false => {
+                // Version 1 limits memory and swap together.
+                let both = number(&dir.join("memory.memsw.limit_in_bytes"));
+                let swap = both.and(lookup(&text, "total_swap"));
+                (swap, both.filter(|l| *l < 1 << 60).zip(limit).map(|(both, l)| both.saturating_sub(l)))
+            }
+        };
         MemoryStats {
+            swap,
+            swap_available: swap_limit.zip(swap).map(|(l, s)| l.saturating_sub(s)),
             timestamp: now(),
             working_set,
             available: limit.map(|l| l.saturating_sub(working_set)),

@@ -197,6 +197,10 @@ pub struct MemoryStats {
     pub page_faults: u64,
     /// Since the start.
     pub major_page_faults: u64,
+    /// What of it is on disk; `None` where that is not counted.
+    pub swap: Option<u64>,
+    /// Limit of swap less its use; `None` without a limit.
+    pub swap_available: Option<u64>,
 }
 
 /// How much of the time processes waited, in hundredths of a percent, and in microseconds since the start.
@@ -281,6 +285,21 @@ pub struct InterfaceStats {
     pub tx_bytes: u64,
     /// Send errors.
     pub tx_errors: u64,
+}
+
+impl InterfaceStats {
+    /// From the text of `/proc/net/dev`, without `lo`.
+    pub fn parse(text: &str) -> Vec<InterfaceStats> {
+        let lines = text.lines().filter_map(|l| l.split_once(':'));
+        let parsed = lines.filter_map(|(name, numbers)| {
+            let n: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+            let [rx_bytes, _, rx_errors, _, _, _, _, _, tx_bytes, _, tx_errors, ..] = n[..] else {
+                return None;
+            };
+            Some(InterfaceStats { name: name.trim().into(), rx_bytes, rx_errors, tx_bytes, tx_errors })
+        });
+        parsed.filter(|i| i.name != "lo").collect()
+    }
 }
 
 /// Use of a sandbox.

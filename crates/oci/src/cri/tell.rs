@@ -233,6 +233,7 @@ pub fn stats(sandbox: &str, s: wire::ContainerStats) -> ContainerStats {
             rss: value(memory.rss_bytes),
             page_faults: value(memory.page_faults),
             major_page_faults: value(memory.major_page_faults),
+            ..MemoryStats::default()
         },
         pids: 0,
         writable_layer: file_system(s.writable_layer),

@@ -92,17 +92,7 @@ pub fn usage(dir: &Path) -> FsStats {
 fn interfaces(netns: &Path) -> Vec<InterfaceStats> {
     let text =
         super::streams::inside(netns.to_owned(), || std::fs::read_to_string("/proc/thread-self/net/dev"));
-    parse_interfaces(&text.unwrap_or_default())
-}
-
-fn parse_interfaces(text: &str) -> Vec<InterfaceStats> {
-    let lines = text.lines().filter_map(|l| l.split_once(':'));
-    let parsed = lines.filter_map(|(name, numbers)| {
-        let n: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        let [rx_bytes, _, rx_errors, _, _, _, _, _, tx_bytes, _, tx_errors, ..] = n[..] else { return None };
-        Some(InterfaceStats { name: name.trim().into(), rx_bytes, rx_errors, tx_bytes, tx_errors })
-    });
-    parsed.filter(|i| i.name != "lo").collect()
+    InterfaceStats::parse(&text.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -110,7 +100,7 @@ mod tests {
     #[test]
     fn interfaces() {
         let text = "Inter-|   Receive  |\n face |bytes packets\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 1 2 0 0 0 0 0 20 1 3 0 0 0 0 0\n";
-        let got = super::parse_interfaces(text);
+        let got = crate::state::InterfaceStats::parse(text);
         assert_eq!(got.len(), 1);
         assert_eq!((&*got[0].name, got[0].rx_bytes, got[0].tx_bytes, got[0].tx_errors), ("eth0", 10, 20, 3));
     }
