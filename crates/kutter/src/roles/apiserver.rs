@@ -27,13 +27,13 @@ pub struct Args {
     #[arg(long, value_name = "etcd=URLS", value_parser = store)]
     store: Option<StoreChoice>,
     /// Certificates of the authorities that etcd's certificates are of.
-    #[arg(long, value_name = "FILE", requires = "store")]
+    #[arg(long, value_name = "FILE")]
     etcd_cafile: Option<PathBuf>,
     /// The certificate that is shown to etcd.
-    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    #[arg(long, value_name = "FILE")]
     etcd_certfile: Option<PathBuf>,
     /// The key of that certificate.
-    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    #[arg(long, value_name = "FILE")]
     etcd_keyfile: Option<PathBuf>,
     /// Ranges of Service addresses, the primary family first.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/12")]
@@ -56,9 +56,18 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     super::init_logging();
     super::memory::allow_huge_pages(false);
     let mut store = args.store.unwrap_or_default();
-    if let StoreChoice::Etcd(etcd) = &mut store {
-        etcd.ca_file = args.etcd_cafile;
-        etcd.identity = args.etcd_certfile.zip(args.etcd_keyfile);
+    if args.etcd_certfile.is_some() != args.etcd_keyfile.is_some() {
+        return Err("--etcd-certfile and --etcd-keyfile need each other: give both".into());
+    }
+    match &mut store {
+        StoreChoice::Etcd(etcd) => {
+            etcd.ca_file = args.etcd_cafile;
+            etcd.identity = args.etcd_certfile.zip(args.etcd_keyfile);
+        }
+        _ if args.etcd_cafile.is_some() || args.etcd_certfile.is_some() => {
+            return Err("--etcd-cafile, --etcd-certfile and --etcd-keyfile need --store etcd=URLS".into());
+        }
+        _ => {}
     }
     let config = Config {
         advertise: args.advertise,
