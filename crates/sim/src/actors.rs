@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use controllers::{Action, Plan, Target, Wake, deployment, pod, replicaset};
+use controllers::{Action, Target, Wake};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use scheduler::queue::{Causes, Queue};
 use scheduler::{PodInfo, Snapshot, solve};
 use serde_json::json;
 
-use crate::cache::{Cache, Change, Object};
+use crate::cache::{Cache, Change, Object, PLURALS};
+use crate::plans::{self, LOOK, Memory};
 
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,10 @@ const BACKOFF_MS: u64 = 200;
 
 /// A process.
 pub trait Actor {
+    /// What it watches.
+    fn follows(&self) -> &'static [&'static str] {
+        &["pods", "nodes"]
+    }
     /// Takes a change in that its watch told.
     fn learn(&mut self, change: &Change);
     /// A table is known up to here.
@@ -54,13 +59,30 @@ struct Item {
     gate: Vec<(&'static str, u64)>,
     not_before_ms: u64,
     wake_ms: Option<u64>,
+    /// The uid that is being looked for.
+    looks: Option<String>,
 }
 
-/// The Deployment and ReplicaSet controllers.
+/// The controllers: of all workloads and of volumes, and the garbage collector.
 #[derive(Default)]
 pub struct Controllers {
     cache: Cache,
+    memory: Memory,
     items: BTreeMap<String, Item>,
+    counts_jobs: bool,
+}
+
+impl Controllers {
+    /// All controllers.
+    pub fn all() -> Self {
+        Self { counts_jobs: true, ..Self::default() }
+    }
+
+    /// All that may safely run twice. What a Job's pods have completed is counted over several writes, of the pods
+    /// and of the Job; as upstream's, only one process may do so at a time, and its lease sees to that.
+    pub fn of_a_second_process() -> Self {
+        Self::default()
+    }
 }
 
 fn plural_of(action: &Action) -> &'static str {
@@ -69,58 +91,19 @@ fn plural_of(action: &Action) -> &'static str {
         Action::Patch { target, .. } | Action::Delete { target, .. } => &target.resource,
         _ => return "",
     };
-    crate::cache::PLURALS.into_iter().find(|plural| *plural == resource.plural).unwrap_or("")
-}
-
-impl Controllers {
-    fn plan(&self, key: &str, now: Timestamp) -> Option<Plan> {
-        let (kind, name) = key.split_once('/')?;
-        if kind == "deployments" {
-            let deployment = self.cache.deployments.get(name)?;
-            let view = deployment::View {
-                deployment,
-                sets: self
-                    .cache
-                    .sets
-                    .values()
-                    .map(|set| &**set)
-                    .filter(|s| free(&s.metadata, &**deployment))
-                    .collect(),
-                namesake: self.cache.sets.get(&deployment::next_name(deployment)).map(|set| &**set),
-                pods: Vec::new(),
-                failure: None,
-            };
-            return Some(deployment::plan(&view, now));
-        }
-        let set = self.cache.sets.get(name)?;
-        let view = replicaset::View {
-            set,
-            resource: replicaset::resource(),
-            pods: self.cache.pods.values().map(|p| &**p).filter(|p| free(&p.metadata, &**set)).collect(),
-            related_on_node: BTreeMap::new(),
-            failure: None,
-        };
-        Some(replicaset::plan(&view, now))
-    }
-}
-
-/// Whether the owner controls it, or nobody.
-fn free<K: controllers::Object>(
-    meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    owner: &K,
-) -> bool {
-    pod::controller_of(meta).is_none_or(|c| Some(&c.uid) == owner.metadata().uid.as_ref())
+    PLURALS.into_iter().find(|plural| *plural == resource.plural).unwrap_or("")
 }
 
 impl Actor for Controllers {
+    fn follows(&self) -> &'static [&'static str] {
+        &PLURALS
+    }
+
     fn learn(&mut self, change: &Change) {
         self.cache.learn(change);
-        for (plural, names) in [
-            ("deployments", &self.cache.names("deployments")),
-            ("replicasets", &self.cache.names("replicasets")),
-        ] {
-            for name in names {
-                self.items.entry(format!("{plural}/{name}")).or_default().dirty = true;
+        for key in plans::concerned(&self.cache, change) {
+            if self.counts_jobs || !key.starts_with("jobs/") {
+                self.items.entry(key).or_default().dirty = true;
             }
         }
     }
@@ -136,6 +119,15 @@ impl Actor for Controllers {
     fn answered(&mut self, work: &str, answer: Answer, now_ms: u64) {
         let Some(item) = self.items.get_mut(work) else { return };
         item.asked = false;
+        if let Some(uid) = item.looks.take() {
+            // One that is there after all shows in the cache a little later.
+            if answer == Answer::Refused {
+                self.memory.absent.insert(uid);
+            }
+            item.dirty = true;
+            item.not_before_ms = now_ms + BACKOFF_MS;
+            return;
+        }
         match answer {
             Answer::Done(revision) => item.gate.push((item.plural, revision)),
             Answer::Refused | Answer::Silence => {
@@ -148,7 +140,7 @@ impl Actor for Controllers {
 
     fn work(&mut self, now_ms: u64, now: Timestamp) -> (Vec<Request>, Option<u64>) {
         let (mut requests, mut wake) = (Vec::new(), None::<u64>);
-        let ready = ["deployments", "replicasets", "pods"].iter().all(|p| self.cache.known(p).is_some());
+        let ready = PLURALS.iter().all(|plural| self.cache.known(plural).is_some());
         let keys: Vec<String> = self.items.keys().cloned().collect();
         for key in keys.into_iter().filter(|_| ready) {
             let plan = {
@@ -157,7 +149,7 @@ impl Actor for Controllers {
                 item.gate.retain(|(plural, at)| self.cache.known(plural).is_none_or(|known| known < *at));
                 let idle = item.rest.is_empty() && !item.asked && (item.dirty || due) && item.gate.is_empty();
                 match idle && item.not_before_ms <= now_ms {
-                    true => self.plan(&key, now),
+                    true => plans::plan(&self.cache, &mut self.memory, &key, now),
                     false => None,
                 }
             };
@@ -174,6 +166,9 @@ impl Actor for Controllers {
                 && let Some(action) = item.rest.pop_front()
             {
                 (item.asked, item.plural) = (true, plural_of(&action));
+                if let Action::Post { target, subresource: LOOK, .. } = &action {
+                    item.looks = Some(target.uid.clone());
+                }
                 requests.push((key, action));
                 continue;
             }
@@ -308,8 +303,21 @@ impl Kubelet {
             return None;
         }
         if pod.metadata.deletion_timestamp.is_some() {
+            if phase == Some("Running") && is_of_a_job(pod) {
+                return Some(Action::merge(
+                    Target::of(pod),
+                    "status",
+                    json!({"status": {"phase": "Failed"}}),
+                ));
+            }
+            if pod.metadata.deletion_grace_period_seconds == Some(0) {
+                return None;
+            }
             let target = Target::of(pod);
             return Some(Action::Delete { target, grace_s: Some(0), propagation: None, report: None });
+        }
+        if phase == Some("Running") && is_of_a_job(pod) {
+            return Some(Action::merge(Target::of(pod), "status", json!({"status": {"phase": "Succeeded"}})));
         }
         if phase.is_some() {
             return None;
@@ -325,6 +333,11 @@ impl Kubelet {
         };
         Some(Action::merge(Target::of(pod), "status", json!({"status": status})))
     }
+}
+
+/// What pods of Jobs do is done at once.
+fn is_of_a_job(pod: &Pod) -> bool {
+    pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key("batch.kubernetes.io/job-name"))
 }
 
 impl Actor for Kubelet {

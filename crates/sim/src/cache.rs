@@ -3,47 +3,95 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-/// The kinds of the simulation.
-pub const PLURALS: [&str; 4] = ["deployments", "replicasets", "pods", "nodes"];
+macro_rules! kinds {
+    ($count:literal: $($plural:literal $variant:ident $field:ident $kind:ty,)*) => {
+        /// The kinds of the simulation.
+        pub static PLURALS: [&str; $count] = [$($plural),*];
 
-/// One object.
-#[derive(Clone, Debug)]
-pub enum Object {
-    /// A Deployment.
-    Deployment(Arc<Deployment>),
-    /// A ReplicaSet.
-    Set(Arc<ReplicaSet>),
-    /// A Pod.
-    Pod(Arc<Pod>),
-    /// A Node.
-    Node(Arc<Node>),
+        /// One object.
+        #[derive(Clone, Debug)]
+        pub enum Object {
+            $(#[doc = concat!("One of ", $plural, ".")] $variant(Arc<$kind>),)*
+        }
+
+        impl Object {
+            /// Parses an object of this kind.
+            pub fn of(plural: &str, value: Value) -> Option<Self> {
+                Some(match plural {
+                    $($plural => Self::$variant(Arc::new(serde_json::from_value(value).ok()?)),)*
+                    _ => return None,
+                })
+            }
+
+            /// Its metadata.
+            pub fn meta(&self) -> &ObjectMeta {
+                match self {
+                    $(Self::$variant(object) => &object.metadata,)*
+                }
+            }
+        }
+
+        /// Objects by name, and how far each table is known.
+        #[derive(Default)]
+        pub struct Cache {
+            $(#[doc = concat!("All ", $plural, ".")] pub $field: BTreeMap<String, Arc<$kind>>,)*
+            known: BTreeMap<&'static str, u64>,
+        }
+
+        impl Cache {
+            /// Takes a change in.
+            pub fn learn(&mut self, change: &Change) {
+                let name = &change.name;
+                match (change.plural, change.object.clone()) {
+                    $((_, Some(Object::$variant(object))) => drop(self.$field.insert(name.clone(), object)),)*
+                    $(($plural, None) => drop(self.$field.remove(name)),)*
+                    _ => {}
+                }
+                self.reached(change.plural, change.revision);
+            }
+
+            /// Names of a table.
+            pub fn names(&self, plural: &str) -> Vec<String> {
+                match plural {
+                    $($plural => self.$field.keys().cloned().collect(),)*
+                    _ => Vec::new(),
+                }
+            }
+
+            /// The metadata of an object.
+            pub fn meta(&self, plural: &str, name: &str) -> Option<&ObjectMeta> {
+                match plural {
+                    $($plural => self.$field.get(name).map(|object| &object.metadata),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! { 10:
+    "deployments" Deployment deployments Deployment,
+    "replicasets" Set sets ReplicaSet,
+    "pods" Pod pods Pod,
+    "nodes" Node nodes Node,
+    "jobs" Job jobs Job,
+    "statefulsets" Stateful statefuls StatefulSet,
+    "daemonsets" Daemon daemons DaemonSet,
+    "controllerrevisions" Revision revisions ControllerRevision,
+    "persistentvolumes" Volume volumes PersistentVolume,
+    "persistentvolumeclaims" Claim claims PersistentVolumeClaim,
 }
 
 impl Object {
-    /// Parses an object of this kind.
-    pub fn of(plural: &str, value: Value) -> Option<Self> {
-        Some(match plural {
-            "deployments" => Self::Deployment(Arc::new(serde_json::from_value(value).ok()?)),
-            "replicasets" => Self::Set(Arc::new(serde_json::from_value(value).ok()?)),
-            "pods" => Self::Pod(Arc::new(serde_json::from_value(value).ok()?)),
-            "nodes" => Self::Node(Arc::new(serde_json::from_value(value).ok()?)),
-            _ => return None,
-        })
-    }
-
     /// Its name.
     pub fn name(&self) -> String {
-        let meta = match self {
-            Self::Deployment(d) => &d.metadata,
-            Self::Set(s) => &s.metadata,
-            Self::Pod(p) => &p.metadata,
-            Self::Node(n) => &n.metadata,
-        };
-        meta.name.clone().unwrap_or_default()
+        self.meta().name.clone().unwrap_or_default()
     }
 }
 
@@ -60,44 +108,7 @@ pub struct Change {
     pub revision: u64,
 }
 
-/// Objects by name, and how far each table is known.
-#[derive(Default)]
-pub struct Cache {
-    /// Deployments.
-    pub deployments: BTreeMap<String, Arc<Deployment>>,
-    /// ReplicaSets.
-    pub sets: BTreeMap<String, Arc<ReplicaSet>>,
-    /// Pods.
-    pub pods: BTreeMap<String, Arc<Pod>>,
-    /// Nodes.
-    pub nodes: BTreeMap<String, Arc<Node>>,
-    known: BTreeMap<&'static str, u64>,
-}
-
-fn put<K>(map: &mut BTreeMap<String, Arc<K>>, name: &str, object: Option<Arc<K>>) {
-    match object {
-        Some(object) => drop(map.insert(name.to_owned(), object)),
-        None => drop(map.remove(name)),
-    }
-}
-
 impl Cache {
-    /// Takes a change in.
-    pub fn learn(&mut self, change: &Change) {
-        let name = &change.name;
-        match (change.plural, change.object.clone()) {
-            (_, Some(Object::Deployment(d))) => put(&mut self.deployments, name, Some(d)),
-            (_, Some(Object::Set(s))) => put(&mut self.sets, name, Some(s)),
-            (_, Some(Object::Pod(p))) => put(&mut self.pods, name, Some(p)),
-            (_, Some(Object::Node(n))) => put(&mut self.nodes, name, Some(n)),
-            ("deployments", None) => put(&mut self.deployments, name, None),
-            ("replicasets", None) => put(&mut self.sets, name, None),
-            ("pods", None) => put(&mut self.pods, name, None),
-            (_, None) => put(&mut self.nodes, name, None),
-        }
-        self.reached(change.plural, change.revision);
-    }
-
     /// A table is known up to here.
     pub fn reached(&mut self, plural: &'static str, revision: u64) {
         let known = self.known.entry(plural).or_default();
@@ -107,15 +118,5 @@ impl Cache {
     /// How far a table is known; absent before its first list.
     pub fn known(&self, plural: &str) -> Option<u64> {
         self.known.get(plural).copied()
-    }
-
-    /// Names of a table.
-    pub fn names(&self, plural: &str) -> Vec<String> {
-        match plural {
-            "deployments" => self.deployments.keys().cloned().collect(),
-            "replicasets" => self.sets.keys().cloned().collect(),
-            "pods" => self.pods.keys().cloned().collect(),
-            _ => self.nodes.keys().cloned().collect(),
-        }
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use store::Key;
 
+use crate::scene;
+
 /// Which object has which revision.
 pub type State = BTreeMap<(String, String), u64>;
 
@@ -38,7 +40,16 @@ impl Checker {
             None => drop(self.now.0.remove(&place)),
         }
         self.now.1 = revision;
+        if let Some(new) = new {
+            self.counts(&name, key, new);
+        }
         let (Some(old), Some(new)) = (old, new) else { return };
+        let holder = |object: &Value| object["spec"]["claimRef"]["uid"].as_str().map(str::to_owned);
+        if let (Some(before), Some(now)) = (holder(old), holder(new))
+            && before != now
+        {
+            self.broken.push(format!("{name}: a volume of {before} is given to {now}"));
+        }
         let (had, has) = (controllers(old), controllers(new));
         if has.len() > 1 || (!had.is_empty() && !has.is_empty() && had != has) {
             self.broken.push(format!("{name}: adopted by {has:?}, though {had:?} has it"));
@@ -46,6 +57,17 @@ impl Checker {
         let node = |object: &Value| object["spec"]["nodeName"].as_str().map(str::to_owned);
         if node(old).is_some() && node(old) != node(new) {
             self.broken.push(format!("{name}: bound to {:?}, though on {:?}", node(new), node(old)));
+        }
+    }
+
+    /// No more than was asked for.
+    fn counts(&mut self, name: &str, key: &Key, new: &Value) {
+        if let Some(done) = new["status"]["succeeded"].as_u64().filter(|done| *done > scene::COMPLETIONS) {
+            self.broken.push(format!("{name}: {done} completions"));
+        }
+        let ordinal = key.name.strip_prefix("db-").and_then(|number| number.parse::<u64>().ok());
+        if &*key.resource == "pods" && ordinal.is_some_and(|ordinal| ordinal >= scene::ORDINALS) {
+            self.broken.push(format!("{name}: nobody asked for so many"));
         }
     }
 

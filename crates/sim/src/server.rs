@@ -55,6 +55,7 @@ fn options() -> Options {
         segment_bytes_first: sizes,
         segment_bytes_max: sizes,
         checkpoint_bytes: 1 << 30,
+        reserve_bytes: 0,
         ..Options::default()
     }
 }
@@ -99,6 +100,9 @@ impl Server {
 
     /// Carries out a request. `now` is the simulation's.
     pub fn handle(&mut self, action: &Action, now: Timestamp) -> Result<Value, Refusal> {
+        if let Action::Post { target, subresource: crate::plans::LOOK, .. } = action {
+            return self.look(target);
+        }
         let (key, change) = self.change(action, now)?;
         self.commit(key, change)
     }
@@ -115,6 +119,9 @@ impl Server {
                 object["metadata"]["uid"] = json!(format!("uid-{next}"));
                 object["metadata"]["generation"] = json!(1);
                 object["metadata"]["creationTimestamp"] = json!(now.to_string());
+                if resource.plural == "jobs" {
+                    select_own(&mut object);
+                }
                 Ok((key, Some(object)))
             }
             Action::Patch { target, subresource, patch, .. } => {
@@ -139,7 +146,9 @@ impl Server {
                     new["metadata"]["generation"] =
                         json!(old["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
                 }
-                Ok((key, Some(new)))
+                // The last finalizer of an object whose time is over takes it along.
+                let over = new["metadata"]["deletionGracePeriodSeconds"] == 0 && !is_held(&new);
+                Ok((key, (!over).then_some(new)))
             }
             Action::Delete { target, grace_s, .. } => {
                 let key = key(&target.resource.plural, &target.name);
@@ -147,11 +156,15 @@ impl Server {
                 self.precondition(&old, &target.uid, "")?;
                 // A pod that a node has is taken away by the node.
                 let runs = !text(&old, "/spec/nodeName").is_empty() && *grace_s != Some(0);
-                if runs && text(&old, "/metadata/deletionTimestamp").is_empty() {
+                if text(&old, "/metadata/deletionTimestamp").is_empty() {
                     old["metadata"]["deletionTimestamp"] = json!(now.to_string());
                     old["metadata"]["deletionGracePeriodSeconds"] = json!(30);
                 }
-                Ok((key, runs.then_some(old)))
+                if !runs {
+                    old["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+                }
+                let stays = runs || is_held(&old);
+                Ok((key, stays.then_some(old)))
             }
             Action::Post { target, subresource: "binding", body } => {
                 let key = key(&target.resource.plural, &target.name);
@@ -176,6 +189,13 @@ impl Server {
             true => Ok(()),
             false => Err(Refusal::Conflict),
         }
+    }
+
+    /// Whether the object of a request that only looks is there.
+    fn look(&self, target: &controllers::Target) -> Result<Value, Refusal> {
+        let found = self.get(&key(&target.resource.plural, &target.name)).ok_or(Refusal::NotFound)?;
+        let same = text(&found, "/metadata/uid") == target.uid;
+        if same { Ok(found) } else { Err(Refusal::NotFound) }
     }
 
     fn commit(&mut self, key: Key, value: Option<Value>) -> Result<Value, Refusal> {
@@ -259,6 +279,19 @@ fn torn(before: &Files, after: &Files) -> Option<(PathBuf, usize, Vec<u8>)> {
         let to = old.iter().zip(new).rposition(|(a, b)| a != b)? + 1;
         Some((path.clone(), from, new[from..to].to_vec()))
     })
+}
+
+fn is_held(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+}
+
+/// A Job selects the pods that have its uid.
+fn select_own(job: &mut Value) {
+    let own = json!({"batch.kubernetes.io/controller-uid": job["metadata"]["uid"],
+        "batch.kubernetes.io/job-name": job["metadata"]["name"]});
+    job["spec"]["selector"] = json!({"matchLabels": {
+        "batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}});
+    job["spec"]["template"]["metadata"]["labels"] = own;
 }
 
 /// The place of an object; there is one namespace.

@@ -14,7 +14,7 @@ use serde_json::json;
 use store::{EventKind, Store, Watch};
 
 use crate::actors::{Actor, Answer, Controllers, Kubelet, Scheduler};
-use crate::cache::{Change, Object, PLURALS};
+use crate::cache::{Change, Object};
 use crate::scene;
 use crate::server::{Sabotage, Server};
 
@@ -46,7 +46,7 @@ impl Options {
     /// The usual storm.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        Self { seed, storm_ms: 20_000, calm_ms: 60_000, sabotage: Sabotage::Nothing, aloud: false }
+        Self { seed, storm_ms: 20_000, calm_ms: 600_000, sabotage: Sabotage::Nothing, aloud: false }
     }
 }
 
@@ -156,8 +156,8 @@ impl World {
     fn new(options: Options) -> Result<Self, String> {
         // Two controllers at once: one that has lost its lease may not know it yet.
         let makers: [fn() -> Box<dyn Actor>; 6] = [
-            || Box::new(Controllers::default()),
-            || Box::new(Controllers::default()),
+            || Box::new(Controllers::all()),
+            || Box::new(Controllers::of_a_second_process()),
             || Box::new(Scheduler::default()),
             || Box::new(Kubelet::new("n0", scene::ROOM)),
             || Box::new(Kubelet::new("n1", scene::ROOM)),
@@ -335,11 +335,15 @@ impl World {
                 }
             }
         }
+        let mut known: BTreeMap<u64, Option<Object>> = BTreeMap::new();
         for (to, plural, event) in told {
             let object = &event.object;
-            let value = serde_json::from_slice(&object.json).ok();
             let gone = event.kind == EventKind::Deleted;
-            let parsed = value.filter(|_| !gone).and_then(|value| Object::of(plural, value));
+            let parse = || {
+                let value = (!gone).then(|| serde_json::from_slice(&object.json).ok()).flatten();
+                value.and_then(|value| Object::of(plural, value))
+            };
+            let parsed = known.entry(object.modified).or_insert_with(parse).clone();
             let change = Change {
                 plural,
                 name: object.key.name.to_string(),
@@ -369,7 +373,8 @@ impl World {
     }
 
     fn connect(&mut self, to: usize) {
-        PLURALS.into_iter().for_each(|plural| self.hang_up(to, plural));
+        let all = self.processes[to].actor.follows();
+        all.iter().for_each(|plural| self.hang_up(to, plural));
     }
 
     fn list(&mut self, to: usize, plural: &'static str) {

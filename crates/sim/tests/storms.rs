@@ -3,7 +3,7 @@
 use sim::{Options, Sabotage, run};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 20;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
