@@ -74,6 +74,11 @@ pub const ALL: &[Controller] = &[
     Controller { name: "garbage-collector", wire: lifecycle::garbage_collector },
 ];
 
+/// The names of all controllers, as they can be disabled.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|controller| controller.name)
+}
+
 /// Runs all controllers for as long as the future is polled; while it leads, if there is an election.
 pub async fn run(client: Client, options: Options) {
     loop {

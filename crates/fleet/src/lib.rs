@@ -4,6 +4,7 @@
 //! compares the two. Nothing here starts anything.
 
 mod address;
+pub mod marks;
 mod plan;
 mod spec;
 mod view;

@@ -49,6 +49,18 @@ def marked(name):
     assert taints == [{"key": "dedicated", "value": "tiny", "effect": "NoSchedule"}], taints
 
 
+def remarked(name):
+    """Another value, a new taint; the label and nothing else is gone."""
+
+    def changed():
+        node = ready(name)
+        taints = sorted(f"{t['key']}={t.get('value', '')}:{t['effect']}" for t in (node or {"spec": {}})["spec"].get("taints", []))
+        return node and taints == ["dedicated=small:NoSchedule", "extra=:NoExecute"] and "disk" not in node["metadata"]["labels"]
+
+    wait("changed labels and taints", changed)
+    assert ready(name)["metadata"]["labels"]["kutter.dev/nodepool"] == "tiny"
+
+
 def grown(name, pods):
     wait("more pods on the node", lambda: ready(name) and ready(name)["status"]["capacity"]["pods"] == pods)
 

@@ -20,6 +20,10 @@ grep -q 'tiny *1 *1 *512Mi *30 *disk=ssd *dedicated=tiny:NoSchedule' "$WORK/list
 pools grown default-tiny-0 30
 pools size default-tiny-0 1 512 30
 
+say 'labels and taints that change or go reach living nodes'
+"$KUTTER" nodepool add tiny --label rack=r1 --taint dedicated=small:NoSchedule --taint extra:NoExecute > /dev/null
+pools remarked default-tiny-0
+
 say 'what no node can be is refused'
 for wrong in '--memory-mib 64' '--max-pods 0' '--taint dedicated' '--count 99'; do
     if "$KUTTER" nodepool add other $wrong 2> "$WORK/refusal"; then exit 1; fi

@@ -172,6 +172,7 @@ impl Manager {
                 let command = self.provision.command(cluster, pools, target, supervisor).await?;
                 state.processes.start(command, now).await?;
                 let pid = state.processes.get(target).map(|k| k.pid);
+                self.mark(cluster, pools, target);
                 tracing::info!(
                     cluster = target.cluster,
                     role = target.role.word(),
@@ -210,6 +211,17 @@ impl Manager {
                 }
                 self.records.delete_cluster(name).await
             }
+        }
+    }
+
+    /// Brings labels and taints of the pool to the Node of a node process that was started. A member's manager may
+    /// not change taints.
+    fn mark(&self, cluster: &Cluster, pools: &[NodePool], target: &Target) {
+        let Role::Node { node } = &target.role else { return };
+        let own = pools.iter().find(|p| p.cluster == cluster.name && p.ordinal_of(node).is_some());
+        if let Some(pool) = own.filter(|_| cluster.remote.is_none()) {
+            let kubeconfig = self.layout.admin_kubeconfig(&cluster.name);
+            tokio::spawn(crate::marks::settle(kubeconfig, node.clone(), fleet::marks::Marks::of(pool)));
         }
     }
 

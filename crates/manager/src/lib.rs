@@ -10,6 +10,7 @@ mod foreign;
 mod forward;
 pub mod launch;
 mod layout;
+mod marks;
 mod network;
 mod process;
 mod provision;
