@@ -20,6 +20,7 @@ mod convert;
 mod custom;
 mod discovery;
 mod endpoints;
+mod fairness;
 pub mod handlers;
 mod health;
 mod hook;

@@ -57,6 +57,8 @@ pub struct ApiServer {
     pub outbound: serve::pool::Pool,
     /// Decoded objects that requests look up over and over.
     pub trees: crate::trees::Trees,
+    /// How many requests of which kind are served at a time.
+    pub fairness: crate::fairness::Fairness,
     /// Policies that were compiled.
     pub policies: crate::policies::Policies,
     /// Other API servers behind this one.
@@ -138,6 +140,7 @@ impl ApiServer {
             rbac,
             trees: Default::default(),
             quotas: crate::quota::Quotas::default(),
+            fairness: crate::fairness::Fairness::default(),
             policies: crate::policies::Policies::default(),
             aggregation: crate::aggregate::Aggregation::default(),
             outbound: serve::pool::Pool::default(),
@@ -254,11 +257,35 @@ impl ApiServer {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
         let labels = self.metrics.requests.begin(&info, applies, !query.text("dryRun").is_empty());
         let long = (info.verb == "watch").then(|| labels.watching());
-        let result = self.route(identity, info, query, (head, body), long).await;
-        let response = result.unwrap_or_else(|status| answer::status(&status, format));
+        let response = match crate::authenticate::impersonate(self, identity, &head.headers) {
+            Ok(identity) => {
+                let entered = self.fairness.enter(&identity, &info, || self.listed(&info, &query)).await;
+                let mut response = match entered.goes_on() {
+                    true => {
+                        let result = self.route(identity, info, query, (head, body), long).await;
+                        result.unwrap_or_else(|status| answer::status(&status, format))
+                    }
+                    false => crate::fairness::refusal(),
+                };
+                entered.label(&mut response);
+                response
+            }
+            Err(status) => answer::status(&status, format),
+        };
         let bytes = http_body::Body::size_hint(response.body()).exact();
         self.metrics.requests.end(&labels, response.status().as_u16(), started.elapsed(), bytes);
         response
+    }
+
+    /// How many objects a list is over.
+    fn listed(&self, info: &RequestInfo, query: &Query) -> usize {
+        let catalog = self.catalog();
+        let Some(resource) = catalog.get(&info.group, &info.version, &info.resource) else { return 0 };
+        let all = self.store.snapshot(&resource.table).len();
+        match query.number("limit") {
+            Ok(Some(limit)) if limit > 0 => usize::try_from(limit).map_or(all, |limit| limit.min(all)),
+            _ => all,
+        }
     }
 
     async fn route(
@@ -273,7 +300,6 @@ impl ApiServer {
         if !timeout.is_empty() && watching.is_none() && schema::duration::parse(timeout).is_err() {
             return Err(Status::bad_request("invalid timeout specified in the request URL"));
         }
-        let identity = crate::authenticate::impersonate(self, identity, &head.headers)?;
         let mut attributes = Attributes::from(&info);
         if matches!(info.verb, "list" | "watch" | "deletecollection") {
             attributes.field_selector = query.text("fieldSelector").to_string();

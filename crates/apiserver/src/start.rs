@@ -162,6 +162,7 @@ impl ApiServer {
         let definitions = tokio::spawn(crate::custom::follow(server.clone()));
         let aggregation = tokio::spawn(crate::aggregate::follow(server.clone()));
         let policies = tokio::spawn(crate::policies::follow(server.clone()));
+        let fairness = tokio::spawn(crate::fairness::follow(server.clone()));
         let rules = tokio::spawn(server.rbac.clone().follow(server.store.clone()));
         let quotas = tokio::spawn(crate::quota::run(server.clone()));
         let services = tokio::spawn(crate::services::shared::follow(server.clone()));
@@ -171,7 +172,7 @@ impl ApiServer {
             admin_kubeconfig,
             server,
             listeners,
-            background: vec![renewal, definitions, aggregation, policies, rules, quotas, services],
+            background: vec![renewal, definitions, aggregation, policies, fairness, rules, quotas, services],
             embedded,
         })
     }

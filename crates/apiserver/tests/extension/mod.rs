@@ -2,5 +2,6 @@
 
 mod aggregation;
 mod conversion;
+mod fairness;
 pub mod hook;
 mod policies;

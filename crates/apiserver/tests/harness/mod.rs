@@ -109,6 +109,22 @@ impl Server {
         Answer { code: head.status.as_u16(), body, headers: head.headers }
     }
 
+    /// Begins a POST whose body does not end, until the task is aborted.
+    pub fn hang(&self, path: &str, headers: &[(&str, &str)]) -> tokio::task::JoinHandle<()> {
+        let mut request = Request::post(path).header("host", self.address.to_string());
+        for (key, value) in headers {
+            request = request.header(*key, *value);
+        }
+        let endless = futures_util::stream::pending::<Result<Bytes, serve::BoxError>>();
+        let request = request.header("content-type", "application/json");
+        let request = request.body(serve::streamed(endless)).expect("request");
+        let (address, tls) = (self.address, self.tls.clone());
+        tokio::spawn(async move {
+            let host = address.ip().to_string();
+            outbound::send(&host, address.port(), Some(&tls), request).await.expect("answer");
+        })
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "").await
     }
