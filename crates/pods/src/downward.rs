@@ -92,7 +92,10 @@ pub fn resource(
         .split_once('.')
         .ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
     let r = c.resources.as_ref();
-    let limit = r.and_then(|r| of(r.limits.as_ref(), kind));
+    // What the container may use at most is told by it, by its pod, or by the node.
+    let whole = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref());
+    let of_pod = || of(whole, kind).filter(|amount| *amount > 0 && matches!(kind, "cpu" | "memory"));
+    let limit = r.and_then(|r| of(r.limits.as_ref(), kind)).or_else(of_pod);
     let capacity = match kind {
         "cpu" => facts.cpu,
         "memory" => facts.memory,
@@ -106,4 +109,48 @@ pub fn resource(
     };
     let divisor = selector.divisor.as_ref().and_then(|d| milli(&d.0)).filter(|d| *d > 0).unwrap_or(1000);
     Ok(((amount + divisor - 1) / divisor).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_limit_is_the_containers_the_pods_or_the_nodes() {
+        let facts = Facts { cpu: 4000, memory: 8_000_000, storage: 9_000_000, host_ips: &[], pod_ips: &[] };
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+        "resources": {"limits": {"cpu": "1250m", "memory": "2k"}},
+        "containers": [
+            {"name": "own", "resources": {"limits": {"cpu": "1"}}},
+            {"name": "none"},
+        ]}}))
+        .unwrap();
+        for (container, what, want) in [
+            ("own", "limits.cpu", "1"),
+            ("none", "limits.cpu", "2"),
+            ("none", "limits.memory", "2000"),
+            ("none", "limits.ephemeral-storage", "9000"),
+            ("none", "requests.cpu", "0"),
+        ] {
+            let selector = ResourceFieldSelector {
+                resource: what.into(),
+                divisor: Some(Quantity("0".into())),
+                ..ResourceFieldSelector::default()
+            };
+            assert_eq!(
+                resource(&pod, Some(container), &selector, &facts).unwrap(),
+                want,
+                "{container} {what}"
+            );
+        }
+        let empty = Pod {
+            spec: Some(serde_json::from_value(json!({"containers": [{"name": "c"}]})).unwrap()),
+            ..pod
+        };
+        let cpu = ResourceFieldSelector { resource: "limits.cpu".into(), ..ResourceFieldSelector::default() };
+        assert_eq!(resource(&empty, Some("c"), &cpu, &facts).unwrap(), "4");
+    }
 }
