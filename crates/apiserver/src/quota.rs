@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use policy::quota::{Counted, amounts, total};
+use policy::quota::{Counted, amounts, classes, total};
 use serde_json::Value;
 use store::{Range, StoreError};
 use tokio::sync::Notify;
@@ -68,7 +68,11 @@ impl Quotas {
         let kind = Counted { group: &def.group, plural: &def.plural };
         let now = jiff::Timestamp::now().as_second();
         let usage = |object: Option<&Value>| object.map(|object| kind.usage(object, now));
-        if usage(old) != usage(new) {
+        let moved = || match (old, new) {
+            (Some(old), Some(new)) => def.plural == "persistentvolumeclaims" && classes(old) != classes(new),
+            _ => false,
+        };
+        if usage(old) != usage(new) || moved() {
             self.recount(namespace);
         }
     }

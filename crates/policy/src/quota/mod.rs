@@ -182,9 +182,31 @@ pub fn in_scope(quota: &Value, kind: Counted<'_>, object: &Value) -> bool {
         let values = term.get("values").and_then(Value::as_array).into_iter().flatten();
         (text(term, "/scopeName"), text(term, "/operator"), values.filter_map(Value::as_str).collect())
     });
-    plain
-        .chain(selected)
-        .all(|(scope, operator, values)| kind.is("pods") && pod::in_scope(object, scope, operator, &values))
+    plain.chain(selected).all(|(scope, operator, values)| match scope {
+        "VolumeAttributesClass" => {
+            kind.is("persistentvolumeclaims") && in_class(&classes(object), operator, &values)
+        }
+        _ => kind.is("pods") && pod::in_scope(object, scope, operator, &values),
+    })
+}
+
+/// The VolumeAttributesClasses of a claim: the one it wants, has, and is on the way to.
+pub fn classes(claim: &Value) -> Vec<&str> {
+    let places = [
+        "/spec/volumeAttributesClassName",
+        "/status/currentVolumeAttributesClassName",
+        "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+    ];
+    places.map(|place| text(claim, place)).into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+fn in_class(classes: &[&str], operator: &str, values: &[&str]) -> bool {
+    match operator {
+        "In" => classes.iter().any(|class| values.contains(class)),
+        "NotIn" => classes.is_empty() || classes.iter().any(|class| !values.contains(class)),
+        "DoesNotExist" => classes.is_empty(),
+        _ => !classes.is_empty(),
+    }
 }
 
 /// The usage a quota shows after this request, or the cause of a refusal. `None` when nothing changes.

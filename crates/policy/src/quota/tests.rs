@@ -112,6 +112,30 @@ fn scopes_choose_pods() {
 }
 
 #[test]
+fn scopes_choose_claims_by_their_classes() {
+    let claims = [
+        ("none", json!({"spec": {}})),
+        ("gold", json!({"spec": {"volumeAttributesClassName": "gold"}})),
+        ("leaving", json!({"spec": {}, "status": {"currentVolumeAttributesClassName": "gold"}})),
+        ("coming", json!({"status": {"modifyVolumeStatus": {"targetVolumeAttributesClassName": "gold"}}})),
+        ("iron", json!({"spec": {"volumeAttributesClassName": "iron"}})),
+    ];
+    let kind = Counted { group: "", plural: "persistentvolumeclaims" };
+    for (operator, values, wanted) in [
+        ("In", json!(["gold"]), "gold leaving coming"),
+        ("NotIn", json!(["gold"]), "none iron"),
+        ("Exists", json!([]), "gold leaving coming iron"),
+        ("DoesNotExist", json!([]), "none"),
+    ] {
+        let term = json!({"scopeName": "VolumeAttributesClass", "operator": operator, "values": values});
+        let quota = json!({"spec": {"scopeSelector": {"matchExpressions": [term]}}});
+        let fits = claims.iter().filter(|(_, claim)| in_scope(&quota, kind, claim)).map(|(name, _)| *name);
+        assert_eq!(fits.collect::<Vec<_>>().join(" "), wanted, "{operator}");
+        assert!(!in_scope(&quota, PODS, &json!({})));
+    }
+}
+
+#[test]
 fn totals_show_every_limited_resource() {
     let quota = quota(json!({"pods": "5", "services": "1", "cpu": "2"}), json!({}));
     let one = pod(json!({"cpu": "500m"}), json!({}));
