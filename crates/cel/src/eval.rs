@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::budget::Budget;
 use crate::env::Variable;
 use crate::error::EvalError;
-use crate::plan::{Call, Loop, Node};
+use crate::plan::{Call, Loop, Node, Pattern, Regular};
+use crate::regex::Regex;
 use crate::value::{Key, List, Map, Text, Value};
 
 pub(crate) type Out<'a> = Result<Value<'a>, EvalError>;
@@ -22,7 +23,12 @@ pub(crate) struct Eval<'b, 'a> {
     pub values: Vec<Option<Value<'a>>>,
     pub locals: Vec<Value<'a>>,
     pub budget: &'b mut Budget,
+    /// Regular expressions that were made from values, the latest last.
+    pub patterns: Vec<(Arc<str>, Arc<Regex>)>,
 }
+
+/// How many regular expressions are kept.
+const PATTERNS_MAX: usize = 8;
 
 /// An element of a range: its index or key, and itself.
 type Item<'a> = (Value<'a>, Value<'a>);
@@ -73,11 +79,7 @@ impl<'b, 'a> Eval<'b, 'a> {
             }
             Node::OrValue { first, second, optional } => self.or_value(first, second, *optional),
             Node::Call(call) => self.call(call),
-            Node::Match { text, regex } => {
-                let Value::String(text) = self.eval(text)? else { return Err(EvalError::no_overload()) };
-                self.budget.charge(crate::charge::matching(crate::charge::chars(&text), regex.length))?;
-                Ok(Value::Bool(regex.is_match(&text)))
-            }
+            Node::Regular(call) => self.regular(call),
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
             Node::Object(name, fields) => self.object(name, fields),
@@ -204,6 +206,47 @@ impl<'b, 'a> Eval<'b, 'a> {
         let result = value.as_ref().unwrap_or(&Value::Null);
         self.budget.charge(call.charge.after(call.name, &args, result))?;
         value
+    }
+
+    /// A regular expression from a value; compiling it is slow, and loops use the same ones again.
+    fn pattern(&mut self, source: &str) -> Result<Arc<Regex>, EvalError> {
+        if let Some((_, regex)) = self.patterns.iter().find(|(known, _)| **known == *source) {
+            return Ok(regex.clone());
+        }
+        let regex = Arc::new(Regex::new(source).map_err(EvalError::new)?);
+        if self.patterns.len() >= PATTERNS_MAX {
+            self.patterns.remove(0);
+        }
+        self.patterns.push((source.into(), regex.clone()));
+        Ok(regex)
+    }
+
+    #[inline(never)]
+    fn regular(&mut self, call: &'a Regular) -> Out<'a> {
+        let Value::String(text) = self.eval(&call.text)? else { return Err(EvalError::no_overload()) };
+        let size = crate::charge::chars(&text);
+        match &call.pattern {
+            Pattern::Const(regex) => {
+                let most = self.most(call)?;
+                self.budget.charge(crate::charge::matching(size, regex.length))?;
+                Ok(crate::library::regular(call.name, regex, &text, most))
+            }
+            Pattern::Node(node) => {
+                let Value::String(source) = self.eval(node)? else { return Err(EvalError::no_overload()) };
+                let most = self.most(call)?;
+                self.budget.charge(crate::charge::matching(size, crate::charge::chars(&source)))?;
+                let regex = self.pattern(&source)?;
+                Ok(crate::library::regular(call.name, &regex, &text, most))
+            }
+        }
+    }
+
+    fn most(&mut self, call: &'a Regular) -> Result<usize, EvalError> {
+        match call.most.as_ref().map(|node| self.eval(node)).transpose()? {
+            None => Ok(usize::MAX),
+            Some(Value::Int(most)) => Ok(usize::try_from(most).unwrap_or(usize::MAX)),
+            Some(_) => Err(EvalError::no_overload()),
+        }
     }
 
     #[inline(never)]

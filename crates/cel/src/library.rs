@@ -6,6 +6,8 @@ mod lists;
 mod operators;
 mod strings;
 
+pub(crate) use strings::regular;
+
 use crate::error::EvalError;
 use crate::eval::Out;
 use crate::value::Value;

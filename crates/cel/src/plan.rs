@@ -57,11 +57,7 @@ pub(crate) enum Node {
         optional: bool,
     },
     Call(Box<Call>),
-    /// `pattern` matched against a text.
-    Match {
-        text: Box<Node>,
-        regex: Box<Regex>,
-    },
+    Regular(Box<Regular>),
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
     Object(Arc<str>, Vec<(Arc<str>, Node, bool)>),
@@ -79,6 +75,24 @@ pub(crate) struct Call {
     pub native: Native,
     pub charge: Charge,
     pub args: Vec<Node>,
+}
+
+/// A call of a function of regular expressions.
+#[derive(Debug)]
+pub(crate) struct Regular {
+    /// `matches`, `find` or `findAll`.
+    pub name: &'static str,
+    pub text: Node,
+    pub pattern: Pattern,
+    /// How many matches are wanted at most.
+    pub most: Option<Node>,
+}
+
+/// A regular expression, compiled if it is constant.
+#[derive(Debug)]
+pub(crate) enum Pattern {
+    Const(Regex),
+    Node(Node),
 }
 
 /// A loop; its locals follow those around it: accumulator, first and perhaps second variable.
@@ -169,18 +183,14 @@ impl Planner<'_> {
         let target = target.filter(|_| *method);
         let all: Vec<&Expr> = target.into_iter().chain(args).collect();
         match (*name, &all[..]) {
-            ("matches", [text, pattern]) => {
-                if let Some(source) = pattern.text() {
-                    return match Regex::new(source) {
-                        Ok(regex) => Node::Match { text: self.boxed(text), regex: Box::new(regex) },
-                        Err(message) => self.fault(pattern.at, &message),
-                    };
-                }
-            }
-            ("find" | "findAll", [_, pattern, ..]) => {
-                if let Some(Err(message)) = pattern.text().map(Regex::new) {
-                    return self.fault(pattern.at, &message);
-                }
+            ("matches" | "find" | "findAll", [text, pattern, rest @ ..]) => {
+                let compiled = match pattern.text().map(Regex::new) {
+                    Some(Ok(regex)) => Pattern::Const(regex),
+                    Some(Err(message)) => return self.fault(pattern.at, &message),
+                    None => Pattern::Node(self.node(pattern)),
+                };
+                let (text, most) = (self.node(text), rest.first().map(|most| self.node(most)));
+                return Node::Regular(Box::new(Regular { name, text, pattern: compiled, most }));
             }
             ("or" | "orValue", [first, second]) => {
                 let (first, second) = (self.boxed(first), self.boxed(second));

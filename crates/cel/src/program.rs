@@ -120,7 +120,8 @@ impl Program {
                 })
             })
             .collect();
-        let mut eval = Eval { variables: &self.variables, values, locals: Vec::new(), budget };
+        let mut eval =
+            Eval { variables: &self.variables, values, locals: Vec::new(), budget, patterns: Vec::new() };
         eval.eval(&self.node)
     }
 }

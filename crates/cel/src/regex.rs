@@ -31,10 +31,9 @@ impl Regex {
         self.inner.is_match(text)
     }
 
-    /// All matches, one after the other.
-    pub(crate) fn find_all<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
-        let found: Vec<_> = self.inner.find_iter(text).map(|m| m.range()).collect();
-        found.into_iter().filter_map(move |range| text.get(range))
+    /// The first matches, one after the other.
+    pub(crate) fn find_all<'t>(&self, text: &'t str, most: usize) -> Vec<&'t str> {
+        self.inner.find_iter(text).take(most).filter_map(|m| text.get(m.range())).collect()
     }
 
     /// The first match.

@@ -10,7 +10,6 @@ use crate::value::{List, Text, Value};
 pub(super) fn native(name: &str) -> Option<Native> {
     Some(match name {
         "contains" | "startsWith" | "endsWith" => search,
-        "matches" | "find" | "findAll" => regular,
         "charAt" => char_at,
         "indexOf" | "lastIndexOf" => index_of,
         "lowerAscii" | "upperAscii" | "trim" | "strings.quote" | "jsonpatch.escapeKey" => changed,
@@ -51,21 +50,13 @@ fn part<'a>(of: &Text<'a>, part: &str) -> Value<'a> {
     }
 }
 
-fn regular<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
-    let (text, pattern, most) = match args {
-        [Value::String(text), Value::String(pattern)] => (text, pattern, -1),
-        [Value::String(text), Value::String(pattern), Value::Int(most)] => (text, pattern, *most),
-        _ => return mismatch(name),
-    };
-    let regex = Regex::new(pattern).map_err(EvalError::new)?;
-    Ok(match name {
+/// What a regular expression finds: whether, what first, or all.
+pub(crate) fn regular<'a>(name: &str, regex: &Regex, text: &Text<'a>, most: usize) -> Value<'a> {
+    match name {
         "matches" => Value::Bool(regex.is_match(text)),
         "find" => regex.find(text).map_or_else(|| Value::text(""), |found| part(text, found)),
-        _ => {
-            let most = usize::try_from(most).unwrap_or(usize::MAX);
-            Value::list(regex.find_all(text).take(most).map(|found| part(text, found)).collect())
-        }
-    })
+        _ => Value::list(regex.find_all(text, most).into_iter().map(|found| part(text, found)).collect()),
+    }
 }
 
 fn char_at<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
