@@ -229,10 +229,11 @@ impl Called {
 }
 
 async fn mutate(object: &mut Value, context: &mut AdmissionContext<'_>) -> Result<(), Status> {
-    let before = policies::reinvokes(context.server).then(|| object.clone());
+    let hooks = configured(context, MUTATING);
+    let before = (!hooks.is_empty() && policies::reinvokes(context.server)).then(|| object.clone());
     // For each webhook that wants to be called again, the object as it left it.
     let mut again: Vec<(Value, Value)> = Vec::new();
-    for hook in configured(context, MUTATING) {
+    for hook in hooks {
         let Some(called) = called(hook, object, context) else { continue };
         one(&called, object, context).await?;
         if called.hook["reinvocationPolicy"] == "IfNeeded" {

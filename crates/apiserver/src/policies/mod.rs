@@ -30,6 +30,15 @@ pub use request::conditions_hold;
 pub use typecheck::follow;
 
 const GROUP: &str = "admissionregistration.k8s.io";
+/// Tables of policies and their bindings.
+const MUTATING: (&str, &str) = (
+    "admissionregistration.k8s.io/mutatingadmissionpolicies",
+    "admissionregistration.k8s.io/mutatingadmissionpolicybindings",
+);
+const VALIDATING: (&str, &str) = (
+    "admissionregistration.k8s.io/validatingadmissionpolicies",
+    "admissionregistration.k8s.io/validatingadmissionpolicybindings",
+);
 /// Compiled conditions of webhooks that are kept.
 const CONDITIONS_MAX: usize = 1024;
 
@@ -94,10 +103,10 @@ impl Policies {
 /// The policies that have bindings.
 pub fn active(server: &ApiServer, mutating: bool) -> Vec<Active> {
     let (policies, bindings) = match mutating {
-        true => ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"),
-        false => ("validatingadmissionpolicies", "validatingadmissionpolicybindings"),
+        true => MUTATING,
+        false => VALIDATING,
     };
-    let bindings = server.store.snapshot(&format!("{GROUP}/{bindings}"));
+    let bindings = server.store.snapshot(bindings);
     if bindings.is_empty() {
         return Vec::new();
     }
@@ -107,7 +116,7 @@ pub fn active(server: &ApiServer, mutating: bool) -> Vec<Active> {
         let name = tree["spec"]["policyName"].as_str().unwrap_or("").to_string();
         by_policy.entry(name).or_default().push(tree);
     }
-    let policies = server.store.snapshot(&format!("{GROUP}/{policies}"));
+    let policies = server.store.snapshot(policies);
     let objects: Vec<&Arc<Object>> = policies.iter(&Range::default()).collect();
     let names: Vec<&str> = objects.iter().map(|object| &*object.key.name).collect();
     server.policies.retain(mutating, &names);
