@@ -1,5 +1,6 @@
 //! The server's state and the path of one request through its stages.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::SharedRegistry;
@@ -190,7 +191,7 @@ impl ApiServer {
         let known = self.authenticate(certificate, &head).await;
         self.metrics.stages.authenticated(known.is_ok(), began);
         match known {
-            Ok(identity) => self.handle(identity, Request::from_parts(head, body)).await,
+            Ok(identity) => self.answer(identity, Request::from_parts(head, body)).await,
             Err(status) => {
                 let query = Query::parse(head.uri.query());
                 answer::status(&status, negotiate::error_format(&head.headers, &query))
@@ -244,8 +245,18 @@ impl ApiServer {
         }
     }
 
-    /// Answers a request of this user: what the TLS path and callers within the process share.
-    pub async fn handle(self: &Arc<Self>, identity: Arc<Identity>, request: Request<Body>) -> Response<Body> {
+    /// Answers a request of this user, for callers within the process. The future is boxed for the reason that
+    /// [`ApiServer::start`] gives.
+    pub fn handle(
+        self: &Arc<Self>,
+        identity: Arc<Identity>,
+        request: Request<Body>,
+    ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send + '_>> {
+        Box::pin(self.answer(identity, request))
+    }
+
+    /// What the TLS path and callers within the process share.
+    async fn answer(self: &Arc<Self>, identity: Arc<Identity>, request: Request<Body>) -> Response<Body> {
         let started = std::time::Instant::now();
         let (head, body) = request.into_parts();
         let query = Query::parse(head.uri.query());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +99,14 @@ impl Running {
 
 impl ApiServer {
     /// Starts a server. It answers when this returns.
-    pub async fn start(config: Config) -> Result<Running, StartError> {
+    ///
+    /// The future is boxed so that it is compiled here, and with it every task that it starts and every request:
+    /// an `async fn` is compiled by the crate that awaits it, at the optimisation level of that crate.
+    pub fn start(config: Config) -> Pin<Box<dyn Future<Output = Result<Running, StartError>> + Send>> {
+        Box::pin(Self::started(config))
+    }
+
+    async fn started(config: Config) -> Result<Running, StartError> {
         let pki_dir = config.data_dir.join("pki");
         make_dir(&pki_dir)?;
         let bound = bind(config.listen).await?;
