@@ -9,7 +9,7 @@ use crate::ast::{Expr, Fold, Kind, Literal, RESULT};
 use crate::check::{Checked, Meaning};
 use crate::declared::Overload;
 use crate::env::Env;
-use crate::types::{Decl, Type};
+use crate::types::{Decl, DeclKind, Type};
 
 mod calls;
 
@@ -156,7 +156,12 @@ impl Coster<'_> {
             if **name == *"@keys" {
                 return decl.step("@values").map(|_| Range::default());
             }
-            decl = decl.step(name)?;
+            decl = match (decl.step(name), &decl.kind) {
+                (Some(inner), _) => inner,
+                // A map's entry looked at as a field counts for selectors only.
+                (None, DeclKind::Map(of)) if self.env.bindings => of,
+                _ => return None,
+            };
         }
         (decl.size_max != u64::MAX).then_some(Range { min: 0, max: decl.size_max })
     }

@@ -30,6 +30,7 @@ pub struct Env {
     pub(crate) variables: Vec<Variable>,
     objects: Vec<Arc<ObjectType>>,
     patches: bool,
+    pub(crate) bindings: bool,
 }
 
 impl Env {
@@ -60,6 +61,12 @@ impl Env {
     /// `jsonpatch.escapeKey`. (`JSONPatch` is to be declared with [`Env::object_type`].)
     pub fn with_patches(mut self) -> Env {
         self.patches = true;
+        self
+    }
+
+    /// Allows the macro `cel.bind(name, value, expression)`, as selectors of devices do.
+    pub fn with_bindings(mut self) -> Env {
+        self.bindings = true;
         self
     }
 

@@ -42,6 +42,14 @@ pub(crate) fn method(
     let two = match (name, args.len()) {
         ("all" | "exists" | "exists_one" | "existsOne" | "filter" | "optMap" | "optFlatMap", 2) => false,
         ("map", 2 | 3) => false,
+        ("bind", 3) if maker.bindings && matches!(&target.kind, Kind::Ident(name) if **name == *"cel") => {
+            let mut args = args.into_iter();
+            let name = variable(args.next())?;
+            let (Some(value), Some(expr)) = (args.next(), args.next()) else {
+                return Ok(Expanded::No(target, Vec::new()));
+            };
+            return Ok(Expanded::Yes(bind(maker, at, &name, value, expr)));
+        }
         ("sortBy", 2) => return sort_by(maker, at, target, args).map(Expanded::Yes),
         ("all" | "exists" | "existsOne" | "exists_one", 3) => true,
         ("transformList" | "transformMap", 3 | 4) => true,

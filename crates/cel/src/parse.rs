@@ -44,8 +44,8 @@ const BEGINNINGS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null'
 
 type Parsed<T> = Result<T, Fault>;
 
-/// Reads an expression.
-pub(crate) fn parse(source: &str) -> Result<Expr, CompileErrors> {
+/// Reads an expression; with `bindings`, `cel.bind` is a macro.
+pub(crate) fn parse(source: &str, bindings: bool) -> Result<Expr, CompileErrors> {
     let errors = |fault| CompileErrors { text: source.to_owned(), faults: vec![fault] };
     let chars: Vec<char> = source.chars().collect();
     if chars.len() > SOURCE_MAX {
@@ -54,7 +54,7 @@ pub(crate) fn parse(source: &str) -> Result<Expr, CompileErrors> {
         return Err(errors(Fault { at: 0, message }));
     }
     let tokens = tokens(&chars).map_err(errors)?;
-    let mut parser = Parser { tokens, next: 0, maker: Maker::default(), depth: 0 };
+    let mut parser = Parser { tokens, next: 0, maker: Maker { bindings, ..Maker::default() }, depth: 0 };
     let expr = parser.expr().and_then(|expr| parser.end().map(|()| expr)).map_err(errors)?;
     Ok(expr)
 }
@@ -63,6 +63,8 @@ pub(crate) fn parse(source: &str) -> Result<Expr, CompileErrors> {
 #[derive(Default)]
 pub(crate) struct Maker {
     ids: u32,
+    /// Whether `cel.bind` is a macro.
+    pub(crate) bindings: bool,
     copied: usize,
     /// Where the tree became too deep or too large.
     broken: Option<u32>,

@@ -63,7 +63,7 @@ impl<'a> Bindings<'a> {
 
 impl Program {
     pub(crate) fn compile(env: &Env, source: &str) -> Result<Program, CompileErrors> {
-        let expr = parse::parse(source)?;
+        let expr = parse::parse(source, env.bindings)?;
         let errors = |faults| CompileErrors { text: source.to_owned(), faults };
         let checked = check::check(env, &expr).map_err(errors)?;
         let faults = alike::faults(&expr, &checked);

@@ -93,6 +93,11 @@ pub enum Map<'a> {
 pub trait Fields: Send + Sync {
     /// The field's value, `None` if there is no such field. What it costs is charged to the budget.
     fn get<'s>(&'s self, name: &str, budget: &mut Budget) -> Result<Option<Value<'s>>, EvalError>;
+
+    /// Whether the operator `in` finds the field.
+    fn has(&self, name: &str, budget: &mut Budget) -> Result<bool, EvalError> {
+        Ok(self.get(name, budget)?.is_some())
+    }
 }
 
 /// [`Fields`] as a value.

@@ -21,6 +21,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("schema", "base"),
     ("schema", "cel"),
     ("api", "base"),
+    ("api", "cel"),
     ("api", "schema"),
     ("drive", "client"),
     ("scheduler", "controllers"),

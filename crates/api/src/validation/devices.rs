@@ -182,10 +182,22 @@ fn selectors(at: &At<'_>) {
     bounded(at, SELECTORS_MAX, |selector| {
         let cel = selector.get("cel");
         match cel.is_set() {
-            true => cel.get("expression").at_most_bytes(BYTES_MAX),
+            true => expression(&cel.get("expression")),
             false => cel.required(""),
         }
     });
+}
+
+/// A selector that compiles; one that is too long is not looked into.
+fn expression(at: &At<'_>) {
+    if at.text().len() > BYTES_MAX {
+        return at.at_most_bytes(BYTES_MAX);
+    }
+    match cel::DeviceSelector::compile(at.text()) {
+        Ok(_) => {}
+        Err(cel::SelectorError::Invalid(why)) => at.invalid(&why),
+        Err(error @ cel::SelectorError::TooComplex) => at.forbidden(&error.to_string()),
+    }
 }
 
 /// A reference to a request of the claim, or to an alternative of one.

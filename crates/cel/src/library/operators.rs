@@ -191,9 +191,8 @@ fn multiply<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
 fn contained<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
     match args {
         [value, Value::List(list)] => Ok(Value::Bool(list.iter().any(|item| equal(value, &item)))),
-        [Value::String(field), Value::Map(map @ Map::Lazy(_))] => {
-            let budget = &mut crate::budget::Budget::default();
-            Ok(Value::Bool(map.field(field, budget)?.is_some()))
+        [Value::String(field), Value::Map(Map::Lazy(fields))] => {
+            Ok(Value::Bool(fields.0.has(field, &mut crate::budget::Budget::default())?))
         }
         [key, Value::Map(map)] => {
             if Key::of(key).is_none() {
