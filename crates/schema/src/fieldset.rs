@@ -246,16 +246,21 @@ impl FieldSet {
 
     /// The `FieldsV1` form.
     pub fn to_json(&self) -> Value {
+        self.clone().into_json()
+    }
+
+    /// The `FieldsV1` form, of the set's own texts.
+    pub(crate) fn into_json(self) -> Value {
         let mut map = Map::new();
-        for node in &self.nodes {
-            let mut below = match node.children.to_json() {
+        for node in self.nodes {
+            let mut below = match node.children.into_json() {
                 Value::Object(map) => map,
                 _ => Map::new(),
             };
             if node.member && !below.is_empty() {
                 below.insert(".".into(), Value::Object(Map::new()));
             }
-            map.insert(node.element.to_string(), Value::Object(below));
+            map.insert(node.element.into_string(), Value::Object(below));
         }
         Value::Object(map)
     }

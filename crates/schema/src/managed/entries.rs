@@ -75,7 +75,7 @@ impl Fields<'_> {
 
     fn into_json(self) -> Value {
         match self {
-            Fields::Known(set) => set.to_json(),
+            Fields::Known(set) => set.into_json(),
             Fields::Written(value) => value.into_owned(),
         }
     }
