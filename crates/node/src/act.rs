@@ -87,7 +87,12 @@ impl Worker {
                     *next = (*next).max(c.attempt + 1);
                 }
                 let stop = pods::stop::plan(pod, &snap.seen, &self.memory);
-                let ids: Vec<String> = snap.containers.iter().map(|c| c.id.clone()).collect();
+                // Those that the restart is for go last: until then all can see that it is under way.
+                let sandbox = snap.seen.sandboxes.first().map_or("", |s| &s.id);
+                let causes = pod.spec.as_ref().map(|s| pods::plan::restarters(s, &snap.seen, sandbox));
+                let causes = causes.unwrap_or_default();
+                let mut ids: Vec<String> = snap.containers.iter().map(|c| c.id.clone()).collect();
+                ids.sort_by_key(|id| causes.iter().any(|c| c.id == *id));
                 let (pod, uid) = (pod.clone(), self.uid.clone());
                 self.spawn("stop", async move {
                     halt::groups(&k, &pod, stop, &[]).await;

@@ -163,8 +163,7 @@ impl Worker {
         let mut kills = Vec::new();
         let Some(spec) = pod.spec.as_ref() else { return kills };
         self.applied.retain(|id, _| snap.seen.containers.iter().any(|c| c.id == *id));
-        let sidecars = pods::spec::inits(spec).iter().filter(|c| pods::spec::is_sidecar(c));
-        for c in sidecars.chain(&spec.containers) {
+        for c in pods::spec::inits(spec).iter().chain(&spec.containers) {
             let Some(seen) = snap.seen.newest(&c.name).filter(|s| s.life == Life::Running) else { continue };
             let wanted = c.resources.clone().unwrap_or_default();
             let key = format!("resize:{}", c.name);

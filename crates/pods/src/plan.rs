@@ -206,13 +206,21 @@ fn go_on(mut plan: Plan, pass: &Pass<'_>, sandbox: &str) -> Plan {
     plan
 }
 
-/// Whether a container of this sandbox ended in a way that restarts the whole pod.
-fn restart_all_due(spec: &PodSpec, seen: &Observed, sandbox: &str) -> bool {
-    spec::inits(spec).iter().chain(&spec.containers).any(|c| {
-        seen.newest_in(&c.name, sandbox).is_some_and(|s| {
-            s.life == Life::Exited && spec::on_exit(spec, c, s.exit_code) == Verdict::RestartAll
-        })
+/// The containers of this sandbox that ended in a way that restarts the whole pod.
+pub fn restarters<'a>(spec: &PodSpec, seen: &'a Observed, sandbox: &str) -> Vec<&'a ContainerSeen> {
+    let all = spec::inits(spec).iter().chain(&spec.containers);
+    all.filter_map(|c| {
+        let newest = seen.newest_in(&c.name, sandbox)?;
+        let due =
+            newest.life == Life::Exited && spec::on_exit(spec, c, newest.exit_code) == Verdict::RestartAll;
+        due.then_some(newest)
     })
+    .collect()
+}
+
+/// Whether a container of this sandbox ended in a way that restarts the whole pod.
+pub(crate) fn restart_all_due(spec: &PodSpec, seen: &Observed, sandbox: &str) -> bool {
+    !restarters(spec, seen, sandbox).is_empty()
 }
 
 enum Inits {

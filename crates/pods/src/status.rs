@@ -75,7 +75,14 @@ pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
     let end = view.memory.end.as_ref().filter(|_| is_over(view));
     let computed = match end {
         Some(_) => "Failed",
-        None => phase::phase(spec, &inits, &regular, view.over, ran),
+        None => {
+            let (inits, regular) = (begun_anew(&inits, view), begun_anew(&regular, view));
+            match phase::phase(spec, &inits, &regular, view.over, ran) {
+                "Failed" | "Succeeded" if restarts_as_a_whole(spec, view) && ran => "Running",
+                "Failed" | "Succeeded" if restarts_as_a_whole(spec, view) => "Pending",
+                phase => phase,
+            }
+        }
     };
     let phase = sticky.unwrap_or(computed);
     new.phase = Some(phase.to_string());
@@ -94,6 +101,24 @@ pub fn status(pod: &Pod, view: &View<'_>) -> PodStatus {
     new.container_statuses = some(regular);
     new.ephemeral_container_statuses = some(ephemeral);
     new
+}
+
+/// Whether what has ended is about to begin again together.
+fn restarts_as_a_whole(spec: &PodSpec, view: &View<'_>) -> bool {
+    let sandbox = view.seen.sandboxes.first().map_or("", |s| &s.id);
+    !view.over && crate::plan::restart_all_due(spec, view.seen, sandbox)
+}
+
+/// The statuses without the ends that a restart of the whole pod has undone: they say nothing of how the pod fares.
+fn begun_anew(list: &[ContainerStatus], view: &View<'_>) -> Vec<ContainerStatus> {
+    let mut list = list.to_vec();
+    for s in list.iter_mut().filter(|s| view.memory.taken.contains_key(&s.name)) {
+        let waits = s.state.as_ref().is_some_and(|state| state.waiting.is_some());
+        if waits && view.seen.newest(&s.name).is_none_or(|n| n.life != Life::Exited) {
+            s.last_state = None;
+        }
+    }
+    list
 }
 
 /// A pod that has to end is over once nothing of it runs any more: whoever reads its status may rely on that.
@@ -318,7 +343,7 @@ fn one(
                     || view.memory.verdicts_on(s).and_then(|v| v.readiness) == Some(true))
         }),
     };
-    let lives_on = matches!(sort, Sort::Regular | Sort::Sidecar) && runs.is_some();
+    let sized = sort != Sort::Ephemeral && newest.is_some_and(|s| s.life == Life::Running);
     ContainerStatus {
         name: c.name.clone(),
         state: Some(state),
@@ -337,11 +362,11 @@ fn one(
         container_id: newest
             .map(|s| format!("{}://{}", view.runtime, s.id))
             .or(before.and_then(|b| b.container_id.clone())),
-        allocated_resources: c.resources.as_ref().filter(|_| lives_on).and_then(|r| r.requests.clone()),
+        allocated_resources: c.resources.as_ref().filter(|_| sized).and_then(|r| r.requests.clone()),
         resources: newest
             .and_then(|s| view.resources.get(&s.id))
             .or(c.resources.as_ref())
-            .filter(|_| lives_on)
+            .filter(|_| sized)
             .cloned(),
         user: newest.and_then(|s| view.users.get(&s.id)).cloned(),
         volume_mounts: mounts(c),

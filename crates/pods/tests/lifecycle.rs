@@ -225,10 +225,15 @@ fn conditions_say_what_is_missing() {
 
 #[test]
 fn a_pod_that_was_restarted_as_a_whole_remembers_how_its_containers_ended() {
-    let pod = pod("app:a app:b");
+    let mut pod = pod("app:a app:b never");
+    let rule = serde_json::json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let a = &mut pod.spec.as_mut().expect("spec").containers[0];
+    a.restart_policy_rules = Some(vec![serde_json::from_value(rule).expect("rule")]);
+    let (before, memory) = seen("sandbox a#1=exit(42) b#0=exit(137)");
+    assert_eq!(words(&plan(&pod, &before, &memory, at(10)).actions), "again");
     let (before, _) = seen("sandbox a#1=exit(42) b#0=exit(137)");
     let taken: BTreeMap<_, _> = before.containers.into_iter().map(|c| (c.name.clone(), c)).collect();
-    for now in ["sandbox", "sandbox a#2=run b#1=run"] {
+    for now in ["sandbox", "sandbox a#2=created", "sandbox a#2=run b#1=run"] {
         let (seen, memory) = seen(now);
         let memory = Memory { taken: taken.clone(), ..memory };
         let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
@@ -243,8 +248,74 @@ fn a_pod_that_was_restarted_as_a_whole_remembers_how_its_containers_ended() {
             resources: &BTreeMap::new(),
             now: at(10),
         };
-        let statuses = status(&pod, &view).container_statuses.unwrap_or_default();
+        let shown = status(&pod, &view);
+        assert!(matches!(shown.phase.as_deref(), Some("Running" | "Pending")), "{now}: {:?}", shown.phase);
+        let statuses = shown.container_statuses.unwrap_or_default();
         let codes = statuses.iter().map(|s| s.last_state.as_ref()?.terminated.as_ref().map(|t| t.exit_code));
         assert_eq!(codes.collect::<Vec<_>>(), [Some(42), Some(137)], "{now}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_about_to_be_restarted_as_a_whole_has_not_failed() {
+    let mut pod = pod("app:a app:b never");
+    let rule = serde_json::json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let a = &mut pod.spec.as_mut().expect("spec").containers[0];
+    a.restart_policy_rules = Some(vec![serde_json::from_value(rule).expect("rule")]);
+    for (now, phase) in [
+        ("sandbox a#0=exit(42) b#0=exit(137)", "Running"),
+        ("sandbox a#0=exit(42)", "Pending"),
+        ("sandbox a#0=exit(1) b#0=exit(137)", "Failed"),
+    ] {
+        let (seen, memory) = seen(now);
+        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
+        let over = phase == "Failed";
+        let view = View {
+            seen: &seen,
+            memory: &memory,
+            waiting: &waiting,
+            over,
+            host_ips: &[],
+            runtime: "kutter",
+            users: &users,
+            resources: &BTreeMap::new(),
+            now: at(10),
+        };
+        assert_eq!(status(&pod, &view).phase.as_deref(), Some(phase), "{now}");
+    }
+}
+
+#[test]
+fn what_runs_shows_its_resources() {
+    let mut pod = pod("init:i app:a");
+    let spec = pod.spec.as_mut().expect("spec");
+    let resources: k8s_openapi::api::core::v1::ResourceRequirements =
+        serde_json::from_value(serde_json::json!({"requests": {"cpu": "1"}})).expect("resources");
+    spec.init_containers.as_mut().expect("inits")[0].resources = Some(resources.clone());
+    spec.containers[0].resources = Some(resources.clone());
+    for (now, init, app) in [("sandbox i#0=run", true, false), ("sandbox i#0=ok a#0=run", false, true)] {
+        let (seen, memory) = seen(now);
+        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
+        let view = View {
+            seen: &seen,
+            memory: &memory,
+            waiting: &waiting,
+            over: false,
+            host_ips: &[],
+            runtime: "kutter",
+            users: &users,
+            resources: &BTreeMap::new(),
+            now: at(10),
+        };
+        let s = status(&pod, &view);
+        for (list, shown) in [(s.init_container_statuses, init), (s.container_statuses, app)] {
+            let one = &list.expect("statuses")[0];
+            let want = shown.then(|| resources.clone());
+            assert_eq!(
+                (&one.resources, &one.allocated_resources),
+                (&want, &want.clone().and_then(|r| r.requests)),
+                "{now}"
+            );
+        }
     }
 }
