@@ -47,6 +47,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// The cluster's name in the kubeconfig.
     pub cluster_name: String,
+    /// What pods are held to where their namespace says nothing, and who is exempt: a `PodSecurityConfiguration`.
+    pub pod_security: Option<PathBuf>,
 }
 
 impl Config {
@@ -62,6 +64,7 @@ impl Config {
             service_cidrs: vec![Cidr::DEFAULT],
             node_ports: (30_000, 32_767),
             cluster_name: "kutter".into(),
+            pod_security: None,
         }
     }
 }

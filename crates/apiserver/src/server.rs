@@ -83,6 +83,8 @@ pub struct Settings {
     pub service_cidrs: Vec<crate::services::Cidr>,
     /// First and last node port.
     pub node_ports: (u16, u16),
+    /// What pods are held to where their namespace says nothing, and who is exempt.
+    pub pod_security: policy::podsecurity::Settings,
     /// Other servers write to the same store.
     pub shared_store: bool,
     /// Certificate authority of the kubelets' serving certificates, PEM; and what to show them.
@@ -352,10 +354,11 @@ impl ApiServer {
         let (server, body) = (self.clone(), parking_lot::Mutex::new(body));
         let mut call = Call { server, identity, info, query, head, body, resource, warnings, watching };
         let result = handlers::dispatch(&mut call).await;
-        result.map(|mut response| {
-            answer::warn(&mut response, &call.warnings);
-            response
-        })
+        // A refusal says them too: a webhook that refuses may have warned.
+        let format = negotiate::error_format(&call.head.headers, &call.query);
+        let mut response = result.unwrap_or_else(|status| answer::status(&status, format));
+        answer::warn(&mut response, &call.warnings);
+        Ok(response)
     }
 }
 

@@ -46,6 +46,14 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A file that says something nobody knows.
+    #[error("{path}: {cause}")]
+    Understand {
+        /// Which.
+        path: String,
+        /// What.
+        cause: String,
+    },
     /// Certificates.
     #[error("prepare certificates")]
     Pki(#[from] PkiError),
@@ -107,6 +115,7 @@ impl ApiServer {
     }
 
     async fn started(config: Config) -> Result<Running, StartError> {
+        let security = config.pod_security.as_deref().map(pod_security).transpose()?.unwrap_or_default();
         let pki_dir = config.data_dir.join("pki");
         make_dir(&pki_dir)?;
         let bound = bind(config.listen).await?;
@@ -133,6 +142,7 @@ impl ApiServer {
             service_cidrs: config.service_cidrs.clone(),
             node_ports: config.node_ports,
             shared_store: embedded.is_none(),
+            pod_security: security,
             kubelet: Some(KubeletAccess {
                 authorities: String::new(),
                 certificate: kubelet.certificate,
@@ -209,6 +219,13 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Option<Arc<Embed
             Ok((connected, None))
         }
     }
+}
+
+fn pod_security(path: &Path) -> Result<policy::podsecurity::Settings, StartError> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::Read { path: shown(), source })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|cause| StartError::Understand { path: shown(), cause: cause.to_string() })
 }
 
 fn etcd_tls(etcd: &Etcd) -> Result<Option<store::Tls>, StartError> {

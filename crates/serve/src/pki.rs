@@ -278,6 +278,37 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// What is wrong with a chain and its key (PEM), in the words that clients know.
+pub fn pair_fault(chain: &[u8], key: &[u8]) -> Option<&'static str> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use x509_parser::prelude::FromDer;
+    let Some(Ok(first)) = CertificateDer::pem_slice_iter(chain).next() else {
+        return Some("tls: failed to find any PEM data in certificate input");
+    };
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key) else {
+        return Some("tls: failed to find any PEM data in key input");
+    };
+    let Ok((_, certificate)) = x509_parser::certificate::X509Certificate::from_der(&first) else {
+        return Some("x509: malformed certificate");
+    };
+    let Ok(key) = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key) else {
+        return Some("tls: failed to parse private key");
+    };
+    let public = key.public_key()?;
+    if public.as_ref() == certificate.public_key().raw {
+        return None;
+    }
+    let kind = |info: &[u8]| {
+        let parsed = x509_parser::x509::SubjectPublicKeyInfo::from_der(info).ok();
+        parsed.map(|(_, info)| info.algorithm.algorithm.to_id_string())
+    };
+    Some(match kind(&public) == kind(certificate.public_key().raw) {
+        true => "tls: private key does not match public key",
+        false => "tls: private key type does not match public key type",
+    })
+}
+
 /// Checks that a text is nothing, or certificates (PEM) alone.
 pub fn check_chain(pem: &[u8]) -> Result<(), PkiError> {
     use x509_parser::prelude::*;

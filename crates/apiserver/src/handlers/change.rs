@@ -182,6 +182,7 @@ async fn admit(
         return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
     }
     super::warn(context.warnings, api::warnings::update(&resource.def, way.subresource, old, new));
+    super::warn(context.warnings, super::doubts(resource, new));
     admission::validate(&plugins, new, &mut context).await
 }
 

@@ -104,6 +104,7 @@ async fn admit_and_write(
             return Err(Status::invalid(&resource.def.group, &resource.def.kind, name, causes));
         }
         super::warn(context.warnings, api::warnings::create(&resource.def, &object));
+        super::warn(context.warnings, super::doubts(resource, &object));
         admission::validate(&plugins, &object, &mut context).await?;
     }
     let key = call.resource.key(&call.info.namespace, name);

@@ -1,6 +1,9 @@
 //! The server itself: what it tells of itself, and its restarts.
 
-use crate::harness::{start, with_server};
+use apiserver::{ApiServer, Config};
+
+use crate::POD;
+use crate::harness::{Server, config, runtime, start, with_server};
 
 #[test]
 fn what_was_acknowledged_survives_a_restart() {
@@ -87,5 +90,81 @@ fn discovery_and_health() {
         assert_eq!(table.text("/rows/0/object/apiVersion"), "meta.k8s.io/v1beta1");
         let document = api.get("/openapi/v2").await;
         assert!(document.body["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    });
+}
+
+#[test]
+fn pods_are_held_to_what_the_configuration_says() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("pod-security.yaml");
+    let text = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n\
+        defaults: {enforce: baseline}\nexemptions: {namespaces: [kube-system], runtimeClasses: [vm]}\n";
+    std::fs::write(&file, text).expect("file");
+    runtime().block_on(async {
+        let config = Config { pod_security: Some(file.clone()), ..config(&dir.path().join("data")) };
+        let running = ApiServer::start(config.clone()).await.expect("start");
+        let api = Server::of(&running, &dir.path().join("data"));
+        let pod = |space: &str| {
+            let body = POD.replace(r#""spec":{"#, r#""spec":{"hostNetwork":true,"#);
+            let api = &api;
+            let path = format!("/api/v1/namespaces/{space}/pods");
+            let accounts = format!("/api/v1/namespaces/{space}/serviceaccounts");
+            async move {
+                api.post(&accounts, r#"{"metadata":{"name":"default"}}"#).await;
+                api.post(&path, &body).await
+            }
+        };
+        let refused = pod("default").await;
+        assert_eq!(refused.code, 403, "{}", refused.body);
+        assert!(
+            refused.text("/message").contains(r#"violates PodSecurity "baseline:latest""#),
+            "{}",
+            refused.body
+        );
+        let exempt = pod("kube-system").await;
+        assert_eq!(exempt.code, 201, "{}", exempt.body);
+        running.shutdown().await;
+        std::fs::write(&file, "defaults: {enforce: strict}").expect("file");
+        let error = ApiServer::start(config).await.err().expect("refused").to_string();
+        assert!(error.contains("pod-security.yaml") && error.contains("strict"), "{error}");
+    });
+}
+
+#[test]
+fn a_key_of_another_certificate_is_warned_of() {
+    use base64::Engine;
+    with_server(|api| async move {
+        let pair = |name: &str| serve::pki::Authority::generate(name).expect("pair").pair().clone();
+        let (one, other) = (pair("a"), pair("b"));
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let secret = |name: &str, certificate: &str, key: &str| {
+            serde_json::json!({"metadata": {"name": name}, "type": "kubernetes.io/tls",
+                "data": {"tls.crt": encode(certificate), "tls.key": encode(key)}})
+            .to_string()
+        };
+        let rows = [
+            ("fits", secret("fits", &one.certificate, &one.key), None),
+            (
+                "not",
+                secret("not", &one.certificate, &other.key),
+                Some("tls: private key does not match public key"),
+            ),
+            (
+                "no",
+                secret("no", "x", &one.key),
+                Some("tls: failed to find any PEM data in certificate input"),
+            ),
+            (
+                "nor",
+                secret("nor", &one.certificate, "x"),
+                Some("tls: failed to find any PEM data in key input"),
+            ),
+        ];
+        for (name, body, want) in rows {
+            let made = api.post("/api/v1/namespaces/default/secrets", &body).await;
+            assert_eq!(made.code, 201, "{}", made.body);
+            let warning = made.headers.get("warning").and_then(|value| value.to_str().ok());
+            assert_eq!(warning.map(str::to_owned), want.map(|want| format!("299 - \"{want}\"")), "{name}");
+        }
     });
 }

@@ -35,6 +35,9 @@ pub struct Args {
     /// The key of that certificate.
     #[arg(long, value_name = "FILE")]
     etcd_keyfile: Option<PathBuf>,
+    /// A PodSecurityConfiguration: what pods are held to where their namespace says nothing, and who is exempt.
+    #[arg(long, value_name = "FILE")]
+    pod_security_config: Option<PathBuf>,
     /// Ranges of Service addresses, the primary family first.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', default_value = "10.96.0.0/12")]
     service_cidr: Vec<Cidr>,
@@ -74,6 +77,7 @@ pub fn run(args: Args) -> Result<(), RoleError> {
         names: args.names,
         store,
         service_cidrs: args.service_cidr,
+        pod_security: args.pod_security_config.or_else(super::pod_security),
         ..Config::new(args.data_dir, args.listen)
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {

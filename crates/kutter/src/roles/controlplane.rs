@@ -60,6 +60,7 @@ async fn serve(args: Args) -> Result<(), RoleError> {
         also_listen,
         service_cidrs: args.service_cidr,
         cluster_name: args.cluster_name.clone(),
+        pod_security: super::pod_security(),
         ..Config::new(args.data_dir, *first)
     };
     let running = ApiServer::start(config).await?;

@@ -50,3 +50,9 @@ pub fn notify_ready() {
         tracing::warn!(%error, "the manager could not be told that this process is ready");
     }
 }
+
+/// The machine's PodSecurityConfiguration, if it has one.
+fn pod_security() -> Option<std::path::PathBuf> {
+    let path = std::path::PathBuf::from("/etc/kutter/pod-security.yaml");
+    path.exists().then_some(path)
+}

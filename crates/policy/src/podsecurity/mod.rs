@@ -125,11 +125,12 @@ fn version(text: &str) -> Option<Version> {
 }
 
 impl Policy {
-    /// What the labels say, and which of them say nothing known. Enforcing fails closed, the rest fails open.
-    pub fn of<'a>(get: impl Fn(&str) -> Option<&'a str>) -> (Self, Vec<BadLabel>) {
+    /// What the labels say beyond these defaults, and which of them say nothing known. Enforcing fails closed, the
+    /// rest fails open.
+    pub fn of<'a>(defaults: &Self, get: impl Fn(&str) -> Option<&'a str>) -> (Self, Vec<BadLabel>) {
         let mut bad = Vec::new();
-        let mut read = |keys: [&'static str; 2], on_bad: Level| {
-            let mut standard = OPEN;
+        let mut read = |keys: [&'static str; 2], default: Standard, on_bad: Level| {
+            let mut standard = default;
             let mut known = None;
             if let Some(text) = get(keys[0]) {
                 known = level(text);
@@ -148,11 +149,11 @@ impl Policy {
             (standard, known)
         };
         let enforced = ["pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/enforce-version"];
-        let (enforce, said) = read(enforced, Level::Restricted);
+        let (enforce, said) = read(enforced, defaults.enforce, Level::Restricted);
         let audited = ["pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/audit-version"];
-        let (audit, _) = read(audited, Level::Privileged);
+        let (audit, _) = read(audited, defaults.audit, Level::Privileged);
         let warned = ["pod-security.kubernetes.io/warn", "pod-security.kubernetes.io/warn-version"];
-        let (mut warn, _) = read(warned, Level::Privileged);
+        let (mut warn, _) = read(warned, defaults.warn, Level::Privileged);
         // Whoever enforces without a word about warnings is warned of what will be refused.
         if get(warned[0]).is_none() && said.is_some_and(|level| level > warn.level) {
             warn.level = enforce.level;
@@ -163,11 +164,17 @@ impl Policy {
         (Self { enforce, audit, warn }, bad)
     }
 
+    /// Nothing is asked for.
+    pub const OPEN: Self = Self { enforce: OPEN, audit: OPEN, warn: OPEN };
+
     /// Whether nothing is forbidden, noted or warned of.
     pub fn is_open(&self) -> bool {
         [self.enforce, self.audit, self.warn].iter().all(|standard| standard.level == Level::Privileged)
     }
 }
 
+mod settings;
 #[cfg(test)]
 mod tests;
+
+pub use settings::{BadSettings, Settings};

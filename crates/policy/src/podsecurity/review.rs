@@ -119,12 +119,12 @@ fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 /// Judges a namespace that is made (without `old`) or changed.
-pub fn namespace(old: Option<&Value>, new: &Value) -> NamespaceAnswer {
-    let (policy, bad) = Policy::of(|key| label(new, key));
+pub fn namespace(defaults: &Policy, old: Option<&Value>, new: &Value) -> NamespaceAnswer {
+    let (policy, bad) = Policy::of(defaults, |key| label(new, key));
     let Some(old) = old else {
         return if bad.is_empty() { NamespaceAnswer::Fine } else { NamespaceAnswer::Invalid(bad) };
     };
-    let (before, bad_before) = Policy::of(|key| label(old, key));
+    let (before, bad_before) = Policy::of(defaults, |key| label(old, key));
     if !bad.is_empty() && bad != bad_before {
         return NamespaceAnswer::Invalid(bad);
     }

@@ -179,7 +179,7 @@ fn labels(pairs: Pairs<'_>) -> Value {
 
 fn policy(pairs: Pairs<'_>) -> (Policy, Vec<BadLabel>) {
     let namespace = labels(pairs);
-    Policy::of(|key| namespace["metadata"]["labels"].get(key)?.as_str())
+    Policy::of(&Policy::OPEN, |key| namespace["metadata"]["labels"].get(key)?.as_str())
 }
 
 #[test]
@@ -230,12 +230,15 @@ fn namespaces_are_checked_when_they_enforce_more() {
     let base = labels(&[("enforce", "baseline")]);
     let strict = labels(&[("enforce", "restricted")]);
     let broken = labels(&[("warn", "x")]);
-    assert!(matches!(namespace(None, &broken), NamespaceAnswer::Invalid(_)));
-    assert!(matches!(namespace(Some(&open), &broken), NamespaceAnswer::Invalid(_)));
-    assert_eq!(namespace(Some(&broken), &broken), NamespaceAnswer::Fine);
-    assert_eq!(namespace(None, &strict), NamespaceAnswer::Fine);
-    assert_eq!(namespace(Some(&strict), &base), NamespaceAnswer::Fine);
-    assert_eq!(namespace(Some(&base), &strict), NamespaceAnswer::Check(standard("restricted:latest")));
+    assert!(matches!(namespace(&Policy::OPEN, None, &broken), NamespaceAnswer::Invalid(_)));
+    assert!(matches!(namespace(&Policy::OPEN, Some(&open), &broken), NamespaceAnswer::Invalid(_)));
+    assert_eq!(namespace(&Policy::OPEN, Some(&broken), &broken), NamespaceAnswer::Fine);
+    assert_eq!(namespace(&Policy::OPEN, None, &strict), NamespaceAnswer::Fine);
+    assert_eq!(namespace(&Policy::OPEN, Some(&strict), &base), NamespaceAnswer::Fine);
+    assert_eq!(
+        namespace(&Policy::OPEN, Some(&base), &strict),
+        NamespaceAnswer::Check(standard("restricted:latest"))
+    );
     let named = |name: &str, owner: &str| {
         let mut pod = pod(json!({"hostPID": true}), &[json!({})]);
         pod["metadata"] = json!({"name": name, "ownerReferences": [{"uid": owner, "controller": true}]});
