@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use apiserver::{ApiServer, Config};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Request;
 use serde_json::{Value, json};
 
 use super::hook::{Hook, until};
-use crate::harness::{Server, with_server};
+use crate::harness::{Server, config, runtime, start, with_server};
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1.farm.example.com";
@@ -196,5 +199,64 @@ fn a_server_in_front_says_who_asks() {
         // Without that certificate the headers mean nothing.
         let admin = who(api.send("POST", path, &named, review).await);
         assert_eq!(admin["username"], "kubernetes-admin");
+    });
+}
+
+#[test]
+fn a_second_server_serves_a_group_of_the_first() {
+    let (first, second) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    runtime().block_on(async {
+        let front = start(first.path()).await;
+        // The second believes the first as its front.
+        let pki = |directory: &std::path::Path, name: &str| directory.join("pki").join(name);
+        std::fs::create_dir_all(second.path().join("pki")).expect("pki");
+        for name in ["front-proxy-ca.crt", "front-proxy-ca.key"] {
+            std::fs::copy(pki(first.path(), name), pki(second.path(), name)).expect("copy");
+        }
+        let names = vec!["farm.default.svc".to_string()];
+        let back = ApiServer::start(Config { names, ..config(second.path()) }).await.expect("start");
+        let (near, far) = (Server::of(&front, first.path()), Server::of(&back, second.path()));
+        let definition = json!({"metadata": {"name": "cows.farm.example.com"}, "spec": {
+            "group": "farm.example.com", "scope": "Namespaced",
+            "names": {"plural": "cows", "singular": "cow", "kind": "Cow", "listKind": "CowList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+        let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        assert_eq!(far.post(definitions, &definition.to_string()).await.code, 201);
+        let farm = r#"{"metadata":{"name":"farm"},"spec":{"type":"ExternalName","externalName":"localhost"}}"#;
+        assert_eq!(near.post("/api/v1/namespaces/default/services", farm).await.code, 201);
+        let bundle = std::fs::read(pki(second.path(), "ca.crt")).expect("authority");
+        let service = json!({"metadata": {"name": NAME}, "spec": {"group": "farm.example.com", "version": "v1",
+            "service": {"namespace": "default", "name": "farm", "port": back.address.port()},
+            "caBundle": STANDARD.encode(bundle), "groupPriorityMinimum": 2000, "versionPriority": 15}});
+        assert_eq!(near.post(SERVICES, &service.to_string()).await.code, 201);
+        becomes(&near, NAME, "True", "Passed").await;
+
+        let cow = r#"{"apiVersion":"farm.example.com/v1","kind":"Cow","metadata":{"name":"a"}}"#;
+        let made = near.post(COWS, cow).await;
+        assert_eq!((made.code, far.get(&format!("{COWS}/a")).await.code), (201, 200), "{}", made.body);
+        assert_eq!(near.post(COWS, cow).await.text("/reason"), "AlreadyExists");
+        let labelled = near.patch("merge", &format!("{COWS}/a"), r#"{"metadata":{"labels":{"b":"c"}}}"#).await;
+        assert_eq!(labelled.text("/metadata/labels/b"), "c", "{}", labelled.body);
+        // A watch passes as it goes, and ends as it ends.
+        let events = near.watch(COWS, 1).await;
+        assert_eq!((events.len(), &events[0]["type"]), (1, &json!("ADDED")), "{events:?}");
+        // Both servers decide who may do what: this one lets her pass, that one does not know her.
+        let may = json!({"metadata": {"name": "jane"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole", "name": "cluster-admin"}, "subjects": [{"kind": "User", "name": "jane"}]});
+        near.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &may.to_string()).await;
+        let jane = [("impersonate-user", "jane")];
+        until("jane may, here", || async {
+            near.send("GET", "/api/v1/pods", &jane, "").await.code == 200
+        })
+        .await;
+        let refused = near.send("GET", COWS, &jane, "").await;
+        let wanted = "cows.farm.example.com is forbidden: User \"jane\" cannot list resource \"cows\"";
+        assert!(refused.code == 403 && refused.text("/message").starts_with(wanted), "{}", refused.body);
+        assert!(near.get("/openapi/v2").await.body["paths"].get(format!("{COWS}/{{name}}").replace("default", "{namespace}")).is_some());
+        assert_eq!(near.delete(&format!("{COWS}/a"), "").await.code, 200);
+        assert_eq!(far.get(&format!("{COWS}/a")).await.code, 404);
+        back.shutdown().await;
+        front.shutdown().await;
     });
 }
