@@ -69,7 +69,7 @@ pub async fn objects(
             modified: old.modified,
             hole: 0,
             expires: old.expires,
-            index: old.index.clone(),
+            index: object::index_by(&resource.own_fields, &value),
             protobuf: std::sync::OnceLock::new(),
         });
     }

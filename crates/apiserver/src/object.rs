@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use store::{Draft, Index};
 
-use crate::resource::Resource;
+use crate::resource::{Field, Resource};
 
 /// `metadata`, or nothing when it is absent or no object.
 pub fn metadata(object: &Value) -> Option<&Map<String, Value>> {
@@ -136,6 +136,11 @@ fn write(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
 
 /// What selectors and the garbage collector need of the object.
 pub fn index(resource: &Resource, object: &Value) -> Index {
+    index_by(&resource.fields, object)
+}
+
+/// Like [`index`], with these fields.
+pub fn index_by(fields: &[Field], object: &Value) -> Index {
     let empty = Map::new();
     let metadata = metadata(object).unwrap_or(&empty);
     let labels = metadata.get("labels").and_then(Value::as_object).into_iter().flatten();
@@ -145,7 +150,7 @@ pub fn index(resource: &Resource, object: &Value) -> Index {
     labels.sort();
     let owners = metadata.get("ownerReferences").and_then(Value::as_array).into_iter().flatten();
     let owners = owners.filter_map(|owner| owner.get("uid").and_then(Value::as_str)).map(Arc::from);
-    let fields = resource.fields.iter().map(|field| {
+    let fields = fields.iter().map(|field| {
         let mut paths = field.path.split('|').map(|path| at(object, path));
         let empty = |value: &Option<&Value>| value.is_none_or(|value| value.as_str() == Some(""));
         let text = match (paths.find(|value| !empty(value)).flatten(), field.form) {

@@ -41,6 +41,8 @@ pub struct Resource {
     pub stored: Option<Arc<KindDef>>,
     /// Selectable fields of the stored version, in the index's order.
     pub fields: Vec<Field>,
+    /// Selectable fields of this version; other than `fields` when another is stored.
+    pub own_fields: Vec<Field>,
     /// What selectors of this version call those fields; empty for what it does not let select.
     pub labels: Vec<Arc<str>>,
     /// Whether what was stored before a default was declared must get it when it is read.
@@ -57,19 +59,26 @@ impl Resource {
             .then(|| registry.by_path(&def.stored.0, &def.stored.1, &def.plural).cloned())
             .flatten();
         let selectable = stored.clone().unwrap_or_else(|| def.clone());
-        let fields = selectable.selectable.iter().map(|field| Field {
-            key: Arc::from(field.name.as_ref()),
-            path: field.path.to_string(),
-            form: field.form,
-        });
-        let fields: Vec<Field> = fields.collect();
+        let fields_of = |def: &KindDef| -> Vec<Field> {
+            let field = |field: &api::kinds::SelectableField| Field {
+                key: Arc::from(field.name.as_ref()),
+                path: field.path.to_string(),
+                form: field.form,
+            };
+            def.selectable.iter().map(field).collect()
+        };
+        let (fields, own_fields) = (fields_of(&selectable), fields_of(def));
         let own = |field: &Field| {
             let found =
                 def.selectable.iter().find(|own| crate::convert::stored_path(def, &own.path) == field.path);
             Arc::from(found.map_or("", |own| own.name.as_ref()))
         };
         let labels = fields.iter().map(|field| if stored.is_none() { field.key.clone() } else { own(field) });
-        let labels = labels.collect();
+        // What a webhook converts is selected by what it has been converted to.
+        let labels = match def.conversion {
+            Some(_) => own_fields.iter().map(|field| field.key.clone()).collect(),
+            None => labels.collect(),
+        };
         let head = |kind: &str, version: &str| format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",");
         Self {
             table: Arc::from(def.resource()),
@@ -78,6 +87,7 @@ impl Resource {
             stored,
             defaults: def.custom && schema::defaulting::declares(def.schema()),
             fields,
+            own_fields,
             labels,
             list_head: format!("{}\"metadata\":{{\"resourceVersion\":\"", head(&def.list_kind, &version)),
             def: def.clone(),

@@ -79,6 +79,11 @@ impl Selection {
         self.labels.0.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether it asks for fields besides name and namespace.
+    pub fn has_fields(&self) -> bool {
+        self.fields.iter().any(|(place, ..)| matches!(place, Place::Index(_)))
+    }
+
     /// The one name that can match, when the fields ask for it.
     pub fn name(&self) -> Option<&str> {
         self.fields.iter().find_map(|(place, equal, value)| match place {

@@ -171,7 +171,18 @@ pub async fn pick(call: &Call, options: &ListOptions) -> Result<Picked, Status> 
     }
     let everything = options.selection.is_everything();
     let mut objects = Vec::new();
-    let mut rest = snapshot.iter(&range);
+    // Fields of a version that a webhook makes are known once it has made it.
+    let converted = match conversion::is_hooked(&call.resource) && options.selection.has_fields() {
+        true => {
+            let all = snapshot.iter(&range).cloned().collect();
+            Some(conversion::objects(&call.server, &call.resource, all).await?)
+        }
+        false => None,
+    };
+    let mut rest: Box<dyn Iterator<Item = &Arc<Object>> + Send> = match &converted {
+        Some(all) => Box::new(all.iter()),
+        None => snapshot.iter(&range),
+    };
     let mut more = false;
     for object in rest.by_ref() {
         if !everything && !options.selection.matches(object) {

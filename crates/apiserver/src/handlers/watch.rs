@@ -254,11 +254,30 @@ impl Watcher {
 
     /// The frames of events whose objects a webhook converts.
     async fn converted(&mut self, server: &ApiServer, events: &[Arc<Event>]) -> Result<Bytes, Status> {
-        let seen = events.iter().filter_map(|event| Some((self.seen(event)?, event.object.clone())));
-        let (seen, objects): (Vec<Seen>, Vec<Arc<Object>>) = seen.unzip();
-        let objects = conversion::objects(server, &self.resource, objects).await?;
+        let convert = |objects| conversion::objects(server, &self.resource, objects);
+        let seen: Vec<(Seen, Arc<Object>)> = match self.selection.has_fields() {
+            false => {
+                let seen = events.iter().filter_map(|event| Some((self.seen(event)?, event.object.clone())));
+                let (seen, objects): (Vec<Seen>, Vec<Arc<Object>>) = seen.unzip();
+                seen.into_iter().zip(convert(objects).await?).collect()
+            }
+            // Fields are those of the wanted version: both states have to be converted to know.
+            true => {
+                let before = events.iter().filter_map(|event| event.previous.clone()).collect();
+                let (mut before, objects) = (
+                    convert(before).await?.into_iter(),
+                    convert(events.iter().map(|event| event.object.clone()).collect()).await?,
+                );
+                let states = events.iter().zip(objects).filter_map(|(event, object)| {
+                    let previous = event.previous.as_ref().and_then(|_| before.next());
+                    Some((self.seen_as(event, &object, previous.as_deref())?, object))
+                });
+                states.collect()
+            }
+        };
         let mut chunk: Vec<u8> = Vec::new();
-        for (seen, object) in seen.into_iter().zip(&objects) {
+        for (seen, object) in &seen {
+            let seen = *seen;
             let frame = self.object_frame(seen, object);
             if let Some(watching) = &self.watching {
                 watching.sent(frame.len());
@@ -290,6 +309,11 @@ impl Watcher {
 
     /// What the event is to this watcher: objects enter and leave its selection.
     fn seen(&self, event: &Event) -> Option<Seen> {
+        self.seen_as(event, &event.object, event.previous.as_deref())
+    }
+
+    /// Like [`Self::seen`], with these states of the object.
+    fn seen_as(&self, event: &Event, object: &Object, previous: Option<&Object>) -> Option<Seen> {
         if !self.namespace.is_empty() && *event.object.key.namespace != *self.namespace {
             return None;
         }
@@ -300,8 +324,8 @@ impl Watcher {
                 EventKind::Deleted => Seen::Deleted,
             });
         }
-        let before = event.previous.as_ref().is_some_and(|object| self.selection.matches(object));
-        let after = event.kind != EventKind::Deleted && self.selection.matches(&event.object);
+        let before = previous.is_some_and(|object| self.selection.matches(object));
+        let after = event.kind != EventKind::Deleted && self.selection.matches(object);
         match (before, after) {
             (false, true) => Some(Seen::Added),
             (true, true) => Some(Seen::Modified),

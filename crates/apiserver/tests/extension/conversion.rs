@@ -50,7 +50,8 @@ fn definition(client: Value, stored: &str) -> Value {
     let version = |name: &str| {
         let text = json!({"type": "string"});
         json!({"name": name, "served": true, "storage": name == stored, "schema": {"openAPIV3Schema": {
-            "type": "object", "properties": {"host": text, "port": text}}}})
+            "type": "object", "properties": {"host": text, "port": text}}},
+            "selectableFields": if name == "v1" { json!([{"jsonPath": ".host"}]) } else { json!([{"jsonPath": ".host"}, {"jsonPath": ".port"}]) }})
     };
     json!({"metadata": {"name": "places.shop.example.com"}, "spec": {
         "group": "shop.example.com", "scope": "Namespaced",
@@ -147,6 +148,47 @@ fn a_webhook_converts_what_is_read_listed_watched_and_written() {
         assert!(hook.connections() <= 2, "{} connections", hook.connections());
         assert_eq!(api.delete(&path, "").await.code, 200);
         until("the definition is gone", || async { api.get(&path).await.code == 404 }).await;
+        hook.stop().await;
+    });
+}
+
+#[test]
+fn fields_are_selected_as_the_version_has_them() {
+    with_server(|api| async move {
+        let hook = Hook::start(&[], converted).await;
+        let url = format!("https://127.0.0.1:{}/convert", hook.address.port());
+        defined(&api, &definition(json!({"url": url, "caBundle": hook.bundle}), "v1")).await;
+        for (name, host) in [("a", "x:1"), ("b", "x:2"), ("c", "y:1")] {
+            assert_eq!(api.post(V1, &place("v1", name, host)).await.code, 201);
+        }
+        let cases: [(&str, &str, &[&str]); 5] = [
+            (V2, "host=x", &["a", "b"]),
+            (V2, "host=x,port=2", &["b"]),
+            (V2, "port!=2,metadata.name!=a", &["c"]),
+            (V1, "host=x:1", &["a"]),
+            (V1, "host=x", &[]),
+        ];
+        for (path, selector, wanted) in cases {
+            let list = api.get(&format!("{path}?fieldSelector={selector}")).await;
+            let items = list.body["items"].as_array().expect("items");
+            let names: Vec<&str> =
+                items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+            assert_eq!(names, wanted, "{path} {selector}");
+        }
+        let since = api.get(V1).await.text("/metadata/resourceVersion").to_string();
+        for host in ["x:2", "x:3", "x:1"] {
+            api.patch("merge", &format!("{V1}/a"), &json!({"host": host}).to_string()).await;
+        }
+        api.delete(&format!("{V1}/b"), "").await;
+        let events = api.watch(&format!("{V2}?fieldSelector=host=x,port=2&resourceVersion={since}"), 1).await;
+        let seen: Vec<String> = events
+            .iter()
+            .map(|event| {
+                let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+                format!("{} {} {}", text("/type"), text("/object/metadata/name"), text("/object/port"))
+            })
+            .collect();
+        assert_eq!(seen, ["ADDED a 2", "DELETED a 3", "DELETED b 2"]);
         hook.stop().await;
     });
 }
