@@ -136,7 +136,10 @@ impl Checker<'_> {
                 Some(field) => field.decl.ty(),
                 None => self.fault(at, format!("undefined field '{field}'")),
             },
-            Type::Named(_) => self.fault(at, format!("undefined field '{field}'")),
+            Type::Named(name @ ("net.IP" | "net.CIDR")) => {
+                self.fault(at, format!("type '{name}' does not support field selection"))
+            }
+            Type::Named(name) => self.fault(at, format!("unexpected failed resolution of '{name}'")),
             Type::Free(_) => {
                 self.bound.agrees(&Type::Dyn, of);
                 Type::Dyn

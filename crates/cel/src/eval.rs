@@ -126,7 +126,7 @@ impl<'b, 'a> Eval<'b, 'a> {
             Value::Optional(None) => Ok(Value::Optional(None)),
             Value::Optional(Some(inner)) => self.select((*inner).clone(), field, true),
             Value::Null if optional => Ok(Value::Optional(None)),
-            _ => Err(EvalError::no_overload()),
+            _ => Err(EvalError::new(format!("no such key: {field}"))),
         }
     }
 
@@ -177,6 +177,8 @@ impl<'b, 'a> Eval<'b, 'a> {
             Value::Optional(Some(value)) if optional => Ok(Value::Optional(Some(value))),
             Value::Optional(Some(value)) => Ok((*value).clone()),
             Value::Optional(None) => self.eval(second),
+            // What is no optional value is there.
+            value if !optional => Ok(value),
             _ => Err(EvalError::no_overload()),
         }
     }
@@ -205,7 +207,14 @@ impl<'b, 'a> Eval<'b, 'a> {
         let value = (call.native)(call.name, &args);
         let result = value.as_ref().unwrap_or(&Value::Null);
         self.budget.charge(call.charge.after(call.name, &args, result))?;
-        value
+        match value {
+            // Operators do not say what they were given.
+            Err(error) if error == EvalError::no_overload() && call.name.starts_with(char::is_alphabetic) => {
+                let types: Vec<&str> = args.iter().map(Value::type_name).collect();
+                Err(EvalError::new(format!("{error}: {}({})", call.name, types.join(", "))))
+            }
+            value => value,
+        }
     }
 
     /// A regular expression from a value; compiling it is slow, and loops use the same ones again.

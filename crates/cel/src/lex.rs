@@ -110,7 +110,7 @@ impl Lexer<'_> {
             match self.peek(n) {
                 '"' | '\'' => return Some((raw, bytes, n)),
                 'r' | 'R' if !raw => raw = true,
-                'b' | 'B' if !bytes => bytes = true,
+                'b' | 'B' if !bytes && !raw => bytes = true,
                 _ => return None,
             }
             n += 1;

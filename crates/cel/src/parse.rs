@@ -182,12 +182,17 @@ impl Parser {
         if *self.peek() == What::End {
             return Ok(());
         }
-        let message = format!("Syntax error: extraneous input '{}' expecting <EOF>", shown(self.peek()));
+        let last = self.tokens.get(self.next + 1).is_none_or(|token| token.what == What::End);
+        let word = if last { "extraneous" } else { "mismatched" };
+        let message = format!("Syntax error: {word} input '{}' expecting <EOF>", shown(self.peek()));
         Err(Fault { at: self.at(), message })
     }
 
     fn unexpected<T>(&self, expected: &str) -> Parsed<T> {
-        let message = format!("Syntax error: mismatched input '{}' expecting {expected}", shown(self.peek()));
+        // One sign too many is said to be so.
+        let more = expected == BEGINNINGS && self.tokens.get(self.next + 1).is_some_and(|t| begins(&t.what));
+        let word = if more { "extraneous" } else { "mismatched" };
+        let message = format!("Syntax error: {word} input '{}' expecting {expected}", shown(self.peek()));
         Err(Fault { at: self.at(), message })
     }
 
@@ -436,6 +441,15 @@ impl Parser {
                 return Ok(items);
             }
         }
+    }
+}
+
+/// Whether a token may begin an operand.
+fn begins(what: &What) -> bool {
+    match what {
+        What::Name(_) | What::Literal(_) | What::LargeInt => true,
+        What::Sign(sign) => matches!(*sign, "[" | "{" | "(" | "." | "-" | "!"),
+        What::Quoted(_) | What::End => false,
     }
 }
 

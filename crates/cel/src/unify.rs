@@ -90,10 +90,8 @@ impl Bound {
             ),
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.agree(a, b),
             (Type::Map(a), Type::Map(b)) => self.agree(&a.0, &b.0) && self.agree(&a.1, &b.1),
-            (Type::Type(a), Type::Type(b)) => match (a, b) {
-                (Some(a), Some(b)) => self.agree(a, b),
-                _ => true,
-            },
+            // Types as values compare with each other, whatever they are the types of.
+            (Type::Type(_), Type::Type(_)) => true,
             (one, other) => one == other,
         }
     }

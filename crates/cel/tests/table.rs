@@ -44,3 +44,8 @@ fn the_libraries() {
 fn values_of_schemas() {
     check("schemas.txt");
 }
+
+#[test]
+fn expressions_of_all_sorts() {
+    check("mixed.txt");
+}

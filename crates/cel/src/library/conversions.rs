@@ -124,7 +124,7 @@ fn to_string<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
 fn to_duration<'a>(name: &str, args: &[Value<'a>]) -> Out<'a> {
     match args {
         [Value::Duration(d)] => Ok(Value::Duration(*d)),
-        [Value::Int(i)] => Ok(Value::Duration(*i)),
+        [Value::Int(_)] => failed("int", "google.protobuf.Duration"),
         [Value::String(text)] => times::duration(text)
             .map_or_else(|| failed("string", "google.protobuf.Duration"), |d| Ok(Value::Duration(d))),
         _ => mismatch(name),
