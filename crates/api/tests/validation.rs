@@ -157,3 +157,21 @@ fn a_suspended_job_may_ask_for_other_resources() {
         assert_eq!(of_template, want.into_iter().collect::<Vec<_>>(), "{suspend} {status} {image}");
     }
 }
+
+#[test]
+fn what_ended_comes_back_where_all_are_restarted() {
+    let pod = |action: &str, state: Value| {
+        let rule = json!({"action": action, "exitCodes": {"operator": "In", "values": [42]}});
+        let source = json!({"name": "a", "image": "i", "restartPolicyRules": [rule]});
+        json!({"metadata": {"name": "p", "namespace": "n"},
+            "spec": {"restartPolicy": "Never", "containers": [source, {"name": "b", "image": "i"}]},
+            "status": {"containerStatuses": [{"name": "b", "state": state}]}})
+    };
+    let ended = json!({"terminated": {"exitCode": 137}});
+    for (action, refused) in [("Restart", true), ("RestartAllContainers", false)] {
+        let (old, new) = (pod(action, ended.clone()), pod(action, json!({"running": {}})));
+        let errors = errors_of("", "Pod", "status", &old, &new);
+        let said = errors.iter().any(|e| e.contains("may not be transitioned to non-terminated state"));
+        assert_eq!(said, refused, "{action}: {errors:?}");
+    }
+}

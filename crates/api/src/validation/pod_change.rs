@@ -353,6 +353,17 @@ fn addresses(at: &At<'_>, old: &At<'_>, below: bool) {
 
 /// Containers that ended for good do not run again.
 fn transitions(new: &At<'_>, old: &At<'_>, spec: &At<'_>, list: &str) {
+    // Where one container's end may restart them all, each may come back.
+    let restarts_all = |of: &str| {
+        let containers = spec.get(of);
+        let of_all = |c: At<'_>| {
+            c.get("restartPolicyRules").items().any(|r| r.get("action").text() == "RestartAllContainers")
+        };
+        containers.items().any(of_all)
+    };
+    if !list.is_empty() && ["containers", "initContainers"].into_iter().any(restarts_all) {
+        return;
+    }
     for (index, had) in old.items().enumerate() {
         let ended = had.get("state");
         let ended = ended.get("terminated");
