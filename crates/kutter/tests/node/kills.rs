@@ -65,7 +65,8 @@ pub async fn at_any_moment(sort: Sort) {
 /// A container that runs when the node process dies and ends before the next one: its end is told and counted.
 async fn exits_unseen(rig: &mut Rig) {
     let waits = "while ! test -f /go; do sleep 0.05; done; exit 7";
-    rig.create("unseen", json!({ "containers": [script("c", waits)] })).await;
+    rig.create("unseen", json!({ "terminationGracePeriodSeconds": 0, "containers": [script("c", waits)] }))
+        .await;
     let before = rig.pod("unseen", "is ready", ready).await;
     let id = status(&before, "c").and_then(|s| s.container_id.clone()).expect("an id");
     let bare = id.rsplit('/').next().expect("an id").to_owned();
