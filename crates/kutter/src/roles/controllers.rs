@@ -23,10 +23,10 @@ pub struct Args {
     #[arg(long)]
     leader_elect: bool,
     /// The certificate of the authority that signs certificate requests; without it they wait for another signer.
-    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    #[arg(long, value_name = "FILE")]
     cluster_signing_cert_file: Option<PathBuf>,
     /// The key of that authority.
-    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    #[arg(long, value_name = "FILE")]
     cluster_signing_key_file: Option<PathBuf>,
     /// The authority that is published in every namespace; otherwise that of the kubeconfig.
     #[arg(long, value_name = "FILE")]
@@ -51,7 +51,12 @@ pub fn run(args: Args) -> Result<(), RoleError> {
     let root_ca = root_ca.map(String::from_utf8).transpose()?;
     let authority = match (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
         (Some(certificate), Some(key)) => Some(signer(certificate, key)?),
-        _ => None,
+        (None, None) => None,
+        _ => {
+            let both =
+                "--cluster-signing-cert-file and --cluster-signing-key-file need each other: give both";
+            return Err(both.into());
+        }
     };
     let server = config.servers.join(",");
     let signs = authority.is_some();
