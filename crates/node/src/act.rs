@@ -79,7 +79,8 @@ impl Worker {
                 });
             }
             Action::RestartAll => {
-                if self.busy("stop") {
+                // What is being started is waited for, so that its end is seen as well.
+                if self.busy("stop") || self.tasks.keys().any(|task| task.starts_with("start:")) {
                     return;
                 }
                 for c in &snap.seen.containers {
