@@ -3,8 +3,9 @@
 import glob
 import os
 import sys
+import urllib.request
 
-from api import api, wait
+from api import SERVER, TLS, api, wait
 
 NODE = "/api/v1/nodes/"
 
@@ -59,6 +60,14 @@ def remarked(name):
 
     wait("changed labels and taints", changed)
     assert ready(name)["metadata"]["labels"]["kutter.dev/nodepool"] == "tiny"
+
+
+def counted(name):
+    """The node's metrics have what its network counts."""
+    with urllib.request.urlopen(f"{SERVER}{NODE}{name}/proxy/metrics", context=TLS, timeout=10) as answer:
+        text = answer.read().decode()
+    for line in ['kutter_dns_answers_total{source="cluster"} ', "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 0"]:
+        assert "\n" + line in text, text
 
 
 def grown(name, pods):

@@ -13,6 +13,7 @@ grep -q 'tiny *1 *1 *512Mi *20 *disk=ssd *dedicated=tiny:NoSchedule' "$WORK/list
 "$KUTTER" up --timeout 60 > /dev/null
 pools size default-tiny-0 1 512 20
 pools marked default-tiny-0
+pools counted default-tiny-0
 
 say 'a changed pool changes its nodes and leaves the rest of it'
 "$KUTTER" nodepool add tiny --max-pods 30 > "$WORK/list"

@@ -5,6 +5,7 @@ pub mod fabric;
 mod follow;
 mod guard;
 mod health;
+mod numbers;
 mod proxyz;
 
 pub use follow::{TUNNEL, TUNNEL_GATEWAY};
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use base::exposition::Text;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -26,6 +28,10 @@ pub trait PodNetwork: Send + Sync + 'static {
     fn adopt<'a>(&'a self, pods: &'a [Arc<Pod>]) -> BoxFuture<'a, Result<(), String>> {
         let _ = pods;
         Box::pin(async { Ok(()) })
+    }
+    /// Adds what it counts to the node's metrics.
+    fn show(&self, out: &mut Text) {
+        let _ = out;
     }
 }
 

@@ -231,6 +231,7 @@ pub async fn own(k: &Arc<Kubelet>) -> String {
     t.family("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
     t.sample("process_resident_memory_bytes", &[], pages * 4096.0);
     k.tally.write(&mut t);
+    k.network.show(&mut t);
     let volumes = usage::all(k).await;
     for (name, help, which) in usage::METRICS {
         t.family(name, "gauge", help);

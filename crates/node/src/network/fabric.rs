@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use base::exposition::Text;
 use client::{Cache, Client};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use net::cleanup::DNS_ADDRESS;
-use net::dns::{DnsServer, SharedIndex, Upstream};
+use net::dns::{DnsCounts, DnsServer, SharedIndex, Upstream};
 use net::overlay::{self, Mode};
 use net::pod::{self, PodLink};
 use net::worker::Worker;
@@ -27,7 +28,7 @@ use netplan::table::Table;
 use netplan::{Cidr, Family};
 use tokio::sync::{Mutex, watch};
 
-use super::{PodNetwork, edge, follow, guard, health, proxyz};
+use super::{PodNetwork, edge, follow, guard, health, numbers, proxyz};
 
 /// How the node's network is set up.
 #[derive(Debug, Clone)]
@@ -134,6 +135,7 @@ pub struct Fabric {
     pub(super) checks: health::Checks,
     pub(super) state: proxyz::State,
     dns: SocketAddr,
+    pub(super) answers: Arc<DnsCounts>,
     tasks: std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -180,6 +182,7 @@ impl Fabric {
             checks: health::Checks::default(),
             state: proxyz::State::default(),
             dns,
+            answers: server.counts.clone(),
             tasks: std::sync::Mutex::default(),
             options,
         });
@@ -388,6 +391,10 @@ impl PodNetwork for Fabric {
 
     fn adopt<'a>(&'a self, pods: &'a [Arc<Pod>]) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(self.reconcile(pods))
+    }
+
+    fn show(&self, out: &mut Text) {
+        numbers::show(self, out);
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use base::exposition::Text;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
@@ -45,6 +46,16 @@ impl State {
         self.behind.store(true, Ordering::Relaxed);
         self.refusals.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Under kube-proxy's names.
+    pub(super) fn show(&self, out: &mut Text) {
+        let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+        out.family(name, "gauge", "The last time proxy rules were successfully synced.");
+        out.sample(name, &[], self.written.load(Ordering::Relaxed) as f64);
+        let name = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+        out.family(name, "counter", "Transactions of rules that the kernel refused.");
+        out.sample(name, &[], self.refusals.load(Ordering::Relaxed) as f64);
+    }
 }
 
 /// Whether new connections may be led to this node. A node that is not known (yet) is no worse for that.
@@ -82,17 +93,11 @@ fn status(path: &str, state: &State) -> Response<Full<Bytes>> {
     match path {
         "/healthz" | "/livez" | "/readyz" => text(200, "ok".into()),
         "/proxyMode" => text(200, "nftables".into()),
-        "/metrics" => text(
-            200,
-            format!(
-                "# TYPE kubeproxy_sync_proxy_rules_last_timestamp_seconds gauge\n\
-                 kubeproxy_sync_proxy_rules_last_timestamp_seconds {}\n\
-                 # TYPE kubeproxy_sync_proxy_rules_nftables_sync_failures_total counter\n\
-                 kubeproxy_sync_proxy_rules_nftables_sync_failures_total {}\n",
-                state.written.load(Ordering::Relaxed),
-                state.refusals.load(Ordering::Relaxed)
-            ),
-        ),
+        "/metrics" => {
+            let mut out = Text::default();
+            state.show(&mut out);
+            text(200, out.done())
+        }
         _ => text(404, "404 page not found\n".into()),
     }
 }
