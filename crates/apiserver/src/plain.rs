@@ -35,7 +35,7 @@ pub async fn answer(
         ["metrics"] => Ok(answer::bytes(
             200,
             "text/plain; version=0.0.4; charset=utf-8",
-            server.metrics.text(&*server.store),
+            server.metrics.text(&*server.store) + &server.fairness.metrics(),
         )),
         ["metrics", "slis"] => {
             Ok(answer::bytes(200, "text/plain; version=0.0.4; charset=utf-8", health::indicators(server)))

@@ -127,6 +127,11 @@ impl Seats {
         self.lendable.store(lendable, Ordering::Relaxed);
     }
 
+    /// How many seats there are.
+    pub fn nominal(&self) -> u32 {
+        self.nominal.load(Ordering::Relaxed)
+    }
+
     /// Takes seats if they are free here or can be borrowed. Who wants more than there are gets all.
     fn take(self: &Arc<Self>, seats: u32) -> Option<Pass> {
         let mut used = self.used.load(Ordering::Acquire);

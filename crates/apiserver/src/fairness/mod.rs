@@ -53,6 +53,8 @@ pub struct Class {
 struct Config {
     /// In the order they are asked.
     classes: Vec<Arc<Class>>,
+    /// Levels with seats, by name.
+    levels: Vec<(String, Arc<Seats>)>,
 }
 
 /// The stage of the request path.
@@ -138,6 +140,17 @@ impl Fairness {
         Entered { class: Some(class), pass }
     }
 
+    /// The seats of the levels as metrics.
+    pub fn metrics(&self) -> String {
+        let config = self.config.read().clone();
+        let name = "apiserver_flowcontrol_nominal_limit_seats";
+        let mut out = format!("# HELP {name} Seats of the priority level.\n# TYPE {name} gauge\n");
+        for (level, seats) in &config.levels {
+            out.push_str(&format!("{name}{{priority_level=\"{level}\"}} {}\n", seats.nominal()));
+        }
+        out
+    }
+
     /// Configures the stage by these objects.
     fn configure(&self, schemas: &[Value], levels: &[Value]) {
         let shares =
@@ -182,6 +195,10 @@ impl Fairness {
         classes.sort_by(|a, b| {
             (a.schema.precedence, &a.schema.name).cmp(&(b.schema.precedence, &b.schema.name))
         });
-        *self.config.write() = Arc::new(Config { classes });
+        let limited = known.iter().filter(|(_, level)| !level.exempt);
+        let mut levels: Vec<(String, Arc<Seats>)> =
+            limited.map(|(name, level)| (name.to_string(), level.seats.clone())).collect();
+        levels.sort_by(|a, b| a.0.cmp(&b.0));
+        *self.config.write() = Arc::new(Config { classes, levels });
     }
 }

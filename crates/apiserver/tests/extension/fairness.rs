@@ -32,6 +32,9 @@ async fn configured(api: &Server) {
 fn requests_are_told_apart() {
     with_server(|api| async move {
         configured(&api).await;
+        let metrics = api.get("/metrics").await;
+        let seats = "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"workload-low\"} 245";
+        assert!(metrics.body.as_str().is_some_and(|text| text.lines().any(|line| line == seats)));
         assert_eq!(classified(&api.get("/api/v1/pods").await), uids(&api, "exempt", "exempt").await);
         let jane = api.send("GET", "/api/v1/pods", &JANE, "").await;
         assert_eq!(
