@@ -8,12 +8,6 @@ use std::time::Duration;
 const SETTLED_AFTER: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1500), Duration::from_secs(28)];
 
-/// Between two looks at whether the role rests after it did something.
-const LOOK: Duration = Duration::from_secs(2);
-/// It rests when it needed no more processor time than this between two looks. What it wakes up for next brings back
-/// some hundreds of pages, a fraction of that time.
-const QUIET: Duration = Duration::from_millis(2);
-
 /// Says whether the kernel may back this process with huge pages where it does so unasked. Roles that stay refuse:
 /// each of the heap's regions would be resident whole, twice what an idle process needs. The flag survives fork and
 /// exec, so whoever starts containers takes it back, for their sake.
@@ -23,35 +17,15 @@ pub fn allow_huge_pages(allow: bool) {
     }
 }
 
-/// Gives back, once the role is at work, what only its start needed, and later whenever it rests after it did
-/// something, so that a role that waits has no more of the program mapped than waiting needs. Needs a tokio runtime.
+/// Gives back, once the role is at work, what only its start needed. Not later: to see whether the role rests it would
+/// have to be looked at again and again. Needs a tokio runtime.
 pub fn settle_soon() {
     tokio::spawn(async {
         for pause in SETTLED_AFTER {
             tokio::time::sleep(pause).await;
             unmap_program();
         }
-        let (mut before, mut stirred) = (processor_time(), false);
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = processor_time();
-            match now.saturating_sub(before) < QUIET {
-                false => stirred = true,
-                true if stirred => {
-                    unmap_program();
-                    stirred = false;
-                }
-                true => {}
-            }
-            before = now;
-        }
     });
-}
-
-/// Processor time of this process so far.
-fn processor_time() -> Duration {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID);
-    time.map(Duration::from).unwrap_or_default()
 }
 
 /// Lets go of the pages of the program itself. They stay in the page cache, where the kernel may now take them;
