@@ -23,5 +23,6 @@ mod crash;
 mod damage;
 mod embedded;
 mod etcd;
+mod etcd_tls;
 mod model;
 mod suite;
