@@ -122,7 +122,8 @@ fn applies() -> Run {
             schema::canonicalize(def.schema(), &mut value).ok()?;
             value.is_object().then_some(value)
         });
-        let Some(mut live) = values.next() else { return };
+        // What is live was accepted once: what its entries say is read when they are given, and trusted from then on.
+        let Some(mut live) = values.next().filter(|live| sets(live).all(|set| set.is_some())) else { return };
         let reset = FieldSet::new();
         for (at, config) in values.enumerate() {
             let actor = actor(["one", "two"][at % 2], "v1");
@@ -144,12 +145,16 @@ fn applies() -> Run {
     })
 }
 
+/// The field sets of an object's entries, those that are of the right form and written as we write them.
+fn sets(object: &Value) -> impl Iterator<Item = Option<FieldSet>> {
+    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    entries
+        .map(|entry| FieldSet::from_json(&entry["fieldsV1"]).filter(|set| set.to_json() == entry["fieldsV1"]))
+}
+
 /// Field sets come back from their own JSON.
 fn owned(object: &Value) {
-    for entry in object["metadata"]["managedFields"].as_array().into_iter().flatten() {
-        let set = FieldSet::from_json(&entry["fieldsV1"]).expect("a field set of our own");
-        assert_eq!(set.to_json(), entry["fieldsV1"]);
-    }
+    assert!(sets(object).all(|set| set.is_some()), "{}", object["metadata"]["managedFields"]);
 }
 
 fn custom_seeds() -> Vec<Vec<u8>> {
