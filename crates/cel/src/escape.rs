@@ -1,35 +1,13 @@
 //! Names of properties as expressions spell them: what is no identifier or is reserved is escaped.
 
-const SIGNS: [(char, &str); 4] = [('.', "dot"), ('-', "dash"), ('/', "slash"), ('_', "underscores")];
+use crate::reserved::is_reserved;
 
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+const SIGNS: [(char, &str); 4] = [('.', "dot"), ('-', "dash"), ('/', "slash"), ('_', "underscores")];
 
 /// A property's name as an identifier: `a-b` is `a__dash__b`, `namespace` is `__namespace__`. `None` for one that no
 /// expression can name.
 pub fn escape(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
@@ -58,7 +36,7 @@ pub fn escape(name: &str) -> Option<String> {
 /// The property that an identifier stands for; `None` for one that no property is escaped to.
 pub fn unescape(name: &str) -> Option<String> {
     if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
-        && RESERVED.contains(&word)
+        && is_reserved(word)
     {
         return Some(word.into());
     }

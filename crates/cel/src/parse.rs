@@ -6,6 +6,7 @@ use crate::ast::{Entry, Expr, Field, Kind, Literal};
 use crate::error::{CompileErrors, Fault};
 use crate::lex::{Token, What, tokens};
 use crate::macros;
+use crate::reserved::is_kept_back;
 
 /// Longest source, in characters.
 const SOURCE_MAX: usize = 100_000;
@@ -17,26 +18,6 @@ pub(crate) const DEPTH_MAX: u16 = 250;
 
 /// Nodes that macros may copy.
 const COPIED_MAX: usize = 10_000;
-
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// What may begin an operand, in the words of the messages that users know.
 const BEGINNINGS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, \
@@ -402,7 +383,7 @@ impl Parser {
 
     fn name(&mut self, name: &Arc<str>) -> Parsed<Expr> {
         let at = self.bump();
-        if RESERVED.contains(&&**name) {
+        if is_kept_back(name) {
             return Err(Fault { at, message: format!("reserved identifier: {name}") });
         }
         let Some(open) = self.take("(") else { return Ok(self.maker.make(at, Kind::Ident(name.clone()))) };

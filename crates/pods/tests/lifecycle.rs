@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pods::backoff::Backoff;
 use pods::model::{ContainerSeen, Life, Memory, Observed, SandboxSeen, Verdicts};
@@ -185,23 +185,27 @@ fn crash_loop_waits_and_says_so() {
     assert_eq!(words(&later.actions), "a#4");
 }
 
+/// The status of a pod of which nothing waits.
+fn shown(pod: &Pod, seen: &Observed, memory: &Memory, over: bool) -> PodStatus {
+    let view = View {
+        seen,
+        memory,
+        waiting: &BTreeMap::new(),
+        over,
+        host_ips: &[],
+        runtime: "kutter",
+        users: &BTreeMap::new(),
+        resources: &BTreeMap::new(),
+        now: at(10),
+    };
+    status(pod, &view)
+}
+
 #[test]
 fn conditions_say_what_is_missing() {
     let pod = pod("init:i app:a app:b");
     let (seen, memory) = seen("sandbox i#0=run");
-    let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
-    let view = View {
-        seen: &seen,
-        memory: &memory,
-        waiting: &waiting,
-        over: false,
-        host_ips: &[],
-        runtime: "kutter",
-        users: &users,
-        resources: &BTreeMap::new(),
-        now: at(10),
-    };
-    let s = status(&pod, &view);
+    let s = shown(&pod, &seen, &memory, false);
     let got: Vec<String> = s
         .conditions
         .iter()
@@ -236,21 +240,9 @@ fn a_pod_that_was_restarted_as_a_whole_remembers_how_its_containers_ended() {
     for now in ["sandbox", "sandbox a#2=created", "sandbox a#2=run b#1=run"] {
         let (seen, memory) = seen(now);
         let memory = Memory { taken: taken.clone(), ..memory };
-        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
-        let view = View {
-            seen: &seen,
-            memory: &memory,
-            waiting: &waiting,
-            over: false,
-            host_ips: &[],
-            runtime: "kutter",
-            users: &users,
-            resources: &BTreeMap::new(),
-            now: at(10),
-        };
-        let shown = status(&pod, &view);
-        assert!(matches!(shown.phase.as_deref(), Some("Running" | "Pending")), "{now}: {:?}", shown.phase);
-        let statuses = shown.container_statuses.unwrap_or_default();
+        let got = shown(&pod, &seen, &memory, false);
+        assert!(matches!(got.phase.as_deref(), Some("Running" | "Pending")), "{now}: {:?}", got.phase);
+        let statuses = got.container_statuses.unwrap_or_default();
         let codes = statuses.iter().map(|s| s.last_state.as_ref()?.terminated.as_ref().map(|t| t.exit_code));
         assert_eq!(codes.collect::<Vec<_>>(), [Some(42), Some(137)], "{now}");
     }
@@ -268,20 +260,8 @@ fn a_pod_that_is_about_to_be_restarted_as_a_whole_has_not_failed() {
         ("sandbox a#0=exit(1) b#0=exit(137)", "Failed"),
     ] {
         let (seen, memory) = seen(now);
-        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
         let over = phase == "Failed";
-        let view = View {
-            seen: &seen,
-            memory: &memory,
-            waiting: &waiting,
-            over,
-            host_ips: &[],
-            runtime: "kutter",
-            users: &users,
-            resources: &BTreeMap::new(),
-            now: at(10),
-        };
-        assert_eq!(status(&pod, &view).phase.as_deref(), Some(phase), "{now}");
+        assert_eq!(shown(&pod, &seen, &memory, over).phase.as_deref(), Some(phase), "{now}");
     }
 }
 
@@ -295,19 +275,7 @@ fn what_runs_shows_its_resources() {
     spec.containers[0].resources = Some(resources.clone());
     for (now, init, app) in [("sandbox i#0=run", true, false), ("sandbox i#0=ok a#0=run", false, true)] {
         let (seen, memory) = seen(now);
-        let (waiting, users) = (BTreeMap::new(), BTreeMap::new());
-        let view = View {
-            seen: &seen,
-            memory: &memory,
-            waiting: &waiting,
-            over: false,
-            host_ips: &[],
-            runtime: "kutter",
-            users: &users,
-            resources: &BTreeMap::new(),
-            now: at(10),
-        };
-        let s = status(&pod, &view);
+        let s = shown(&pod, &seen, &memory, false);
         for (list, shown) in [(s.init_container_statuses, init), (s.container_statuses, app)] {
             let one = &list.expect("statuses")[0];
             let want = shown.then(|| resources.clone());

@@ -18,31 +18,6 @@ const MUTATING: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
 const CONDITIONS_MAX: usize = 64;
 const ANNOTATIONS_MAX: usize = 20;
 const ANNOTATION_BYTES_MAX: usize = 5 << 10;
-/// Words of CEL that name no variable.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// The rules of a kind of the group admissionregistration.k8s.io.
 pub fn rules(kind: &str) -> Option<Rules> {
     let (create, update): (Create, Update) = match kind {
@@ -295,7 +270,7 @@ fn variable(at: &At<'_>) {
     let text = name.text();
     let identifier = text.bytes().next().is_some_and(first)
         && text.bytes().all(|b| first(b) || b.is_ascii_digit())
-        && !RESERVED.contains(&text);
+        && !cel::is_reserved(text);
     if text.trim().is_empty() {
         name.required("name is not specified");
     } else if !identifier {
